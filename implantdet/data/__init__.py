@@ -1,0 +1,1 @@
+"""Datasets: the IDD format, what comes into it, and what the trainer gets out of it."""

@@ -1,0 +1,1 @@
+"""Networks: backbone, pre-training and heads."""

@@ -1,0 +1,1 @@
+"""Synthetic radiographs of implants whose geometry is known exactly."""
