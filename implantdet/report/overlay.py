@@ -1,0 +1,149 @@
+"""Detections drawn on their radiograph, for the eye of a dentist.
+
+Boxes of different axes of one third coincide, so they are drawn once, and what was said about them stands beside
+the image, level with the box: text never covers the radiograph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from implantdet.taxonomy import SYSTEM, THIRDS
+
+HEIGHT = 720  # of a panel, in pixels; smaller images are enlarged to it
+COLUMN = 350  # width of the text beside the image, in pixels
+LINE = 20  # height of a line of text, in pixels
+COINCIDENT_IOU = 0.7  # boxes that overlap more are drawn as one
+BACKGROUND, TEXT = (18, 20, 24), (225, 228, 232)
+# Told apart by people with red-green blindness as well (Okabe and Ito's palette).
+COLOURS = dict(zip((*THIRDS, SYSTEM), ((86, 180, 233), (240, 228, 66), (0, 158, 115), (213, 94, 0)), strict=True))
+OTHER_COLOUR = (204, 121, 167)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One box on an image.
+
+    Attributes:
+        box: ``(x0, y0, x1, y1)`` in pixels of the image.
+        name: of its category.
+        supercategory: ``coronal``, ``middle``, ``apical``, ``system``, or anything else.
+        score: in [0, 1]; None for ground truth.
+    """
+
+    box: tuple[float, float, float, float]
+    name: str
+    supercategory: str
+    score: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The name without its third, and the score in per cent."""
+        name = " ".join(self.name.removeprefix(f"{self.supercategory}.").split(".")).replace("_", " ")
+        return name if self.score is None else f"{name} {self.score:.0%}"
+
+
+def detections_of(annotations: Sequence[dict[str, Any]], categories: Sequence[dict[str, Any]]) -> list[Detection]:
+    """Detections from COCO annotations (ground truth) or COCO results (with ``score``)."""
+    by_id = {category["id"]: category for category in categories}
+    detections = []
+    for annotation in annotations:
+        x, y, width, height = annotation["bbox"]
+        category = by_id[annotation["category_id"]]
+        supercategory = category.get("supercategory") or ""
+        box = (x, y, x + width, y + height)
+        detections.append(Detection(box, category["name"], supercategory, annotation.get("score")))
+    return detections
+
+
+def draw_panel(image: np.ndarray, detections: Sequence[Detection], title: str) -> Image.Image:
+    """One radiograph with its boxes and, beside it, what was found.
+
+    Args:
+        image: H×W, uint8.
+        detections: what to draw; boxes that coincide are drawn once.
+        title: stands above the image.
+
+    Returns:
+        An RGB picture, ``HEIGHT + 2 * LINE`` pixels high.
+    """
+    scale = HEIGHT / image.shape[0]
+    width = round(image.shape[1] * scale)
+    radiograph = Image.fromarray(image).resize((width, HEIGHT), Image.Resampling.BICUBIC)
+    panel = Image.new("RGB", (width + COLUMN, HEIGHT + 2 * LINE), BACKGROUND)
+    panel.paste(radiograph.convert("RGB"), (0, 2 * LINE))
+    draw = ImageDraw.Draw(panel)
+    draw.text((6, LINE // 2), title, fill=TEXT, font=_font(16))
+    floor = 2 * LINE
+    for group in sorted(_coincident(detections), key=lambda group: group[0].box[1] + group[0].box[3]):
+        colour = COLOURS.get(group[0].supercategory, OTHER_COLOUR)
+        x0, y0, x1, y1 = (round(scale * value) for value in group[0].box)
+        draw.rectangle((x0, y0 + 2 * LINE, x1, y1 + 2 * LINE), outline=colour, width=2)
+        lines = _wrap(group)
+        top = max(floor, min((y0 + y1) // 2 + 2 * LINE, panel.height - LINE * len(lines)))
+        if top + LINE * len(lines) > panel.height:
+            draw.text((width + 12, panel.height - LINE), "…", fill=TEXT, font=_font(15))
+            continue
+        draw.line((x1, (y0 + y1) // 2 + 2 * LINE, width + 6, top + LINE // 2), fill=colour, width=1)
+        for index, line in enumerate(lines):
+            draw.text((width + 12, top + LINE * index), line, fill=colour, font=_font(15))
+        floor = top + LINE * len(lines) + 3
+    return panel
+
+
+def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
+    """Panels from left to right, on one ground."""
+    picture = Image.new(
+        "RGB", (sum(panel.width for panel in panels), max(panel.height for panel in panels)), BACKGROUND
+    )
+    left = 0
+    for panel in panels:
+        picture.paste(panel, (left, 0))
+        left += panel.width
+    return picture
+
+
+def _coincident(detections: Sequence[Detection]) -> list[list[Detection]]:
+    """Detections of one supercategory whose boxes coincide with the first of their group, best score first."""
+    groups: list[list[Detection]] = []
+    for detection in sorted(detections, key=lambda detection: -(detection.score or 0.0)):
+        for group in groups:
+            same_kind = group[0].supercategory == detection.supercategory
+            if same_kind and _iou(group[0].box, detection.box) > COINCIDENT_IOU:
+                group.append(detection)
+                break
+        else:
+            groups.append([detection])
+    return groups
+
+
+def _iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union if union > 0 else 0.0
+
+
+def _wrap(group: Sequence[Detection]) -> list[str]:
+    """What was said about one box, in lines that fit the column."""
+    head = group[0].supercategory if group[0].supercategory in THIRDS else ""
+    lines = [f"{head}:"] if head else []
+    for label in sorted(detection.label for detection in group):
+        if lines and len(lines[-1]) + len(label) < COLUMN // 9:
+            lines[-1] += f" {label}" if lines[-1].endswith(":") else f", {label}"
+        else:
+            lines.append(f"  {label}" if head else label)
+    return lines
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

@@ -1,0 +1,100 @@
+"""The package as others get it: installed by pip, used from another folder, or imported where detectron2 is missing."""
+
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command, cwd):
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return result.returncode, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def foreign_python(tmp_path_factory):
+    """Python of an environment that has torch and detectron2, and implantdet by `pip install .`."""
+    folder = tmp_path_factory.mktemp("foreign")
+    venv.create(folder / "venv", with_pip=True, symlinks=True)
+    python = folder / "venv/bin/python"
+    _, site_packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder)
+    # The installed packages of the development environment serve as those that the user already has.
+    Path(site_packages.strip(), "already_there.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    copy = folder / "source"
+    copy.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "implantdet"):
+        run("cp", "-r", str(ROOT / name), str(copy / name), cwd=folder)
+    code, output = run(python, "-m", "pip", "install", "--no-index", "--no-build-isolation", str(copy), cwd=folder)
+    assert code == 0, output
+    return python
+
+
+def test_another_project_trains_with_one_of_our_components(foreign_python, tmp_path):
+    script = textwrap.dedent(
+        """
+        import torch
+        from detectron2.config import get_cfg
+        from detectron2.modeling import build_model
+        from detectron2.structures import Boxes, Instances
+
+        import implantdet
+        from implantdet.config import add_implantdet_config
+
+        assert "site-packages" in implantdet.__file__ and "venv" in implantdet.__file__, implantdet.__file__
+        cfg = get_cfg()
+        add_implantdet_config(cfg)
+        cfg.MODEL.DEVICE = "cpu"
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [110.0], [60.0]
+        cfg.MODEL.BACKBONE.NAME = "build_vit_sfp_backbone"
+        cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.IMG_SIZE = "vit_tiny_patch16_224", 64
+        cfg.MODEL.VIT.PYRAMID_CHANNELS = 16
+        cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[8], [16], [32], [64], [128]]
+        cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+        cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
+        cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
+        cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 1, 32
+        model = build_model(cfg).train()
+        instances = Instances((64, 96), gt_boxes=Boxes([[8.0, 8.0, 40.0, 50.0]]), gt_classes=torch.tensor([3]))
+        losses = model([{"image": torch.rand(1, 64, 96) * 255, "instances": instances}])
+        sum(losses.values()).backward()
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        print("trained")
+        """
+    )
+    code, output = run(foreign_python, "-c", script, cwd=tmp_path)
+    assert code == 0, output
+    assert output.splitlines()[-1] == "trained"
+
+
+def test_the_command_is_installed_with_its_data(foreign_python, tmp_path):
+    code, output = run(foreign_python.parent / "implantdet", "--help", cwd=tmp_path)
+    assert code == 0, output
+    assert "folds" in output
+    script = "from implantdet.taxonomy import default_taxonomy; print(len(default_taxonomy().axes))"
+    assert run(foreign_python, "-c", script, cwd=tmp_path) == (0, "9\n")
+
+
+def test_without_detectron2_one_error_says_how_to_install_it(tmp_path):
+    code, output = run(
+        sys.executable, "-c", "import sys; sys.modules['detectron2'] = None; import implantdet", cwd=tmp_path
+    )
+    assert code == 1
+    assert "ImportError: implantdet needs detectron2" in output
+    assert "pip install" in output
+
+
+def test_an_error_inside_detectron2_is_not_mistaken_for_its_absence(tmp_path):
+    (tmp_path / "detectron2").mkdir()
+    (tmp_path / "detectron2/__init__.py").write_text("import a_missing_dependency\n", encoding="utf-8")
+    code, output = run(sys.executable, "-c", "import implantdet", cwd=tmp_path)
+    assert code == 1
+    assert "No module named 'a_missing_dependency'" in output
+    assert "implantdet needs detectron2" not in output
