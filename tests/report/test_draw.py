@@ -1,0 +1,76 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from implantdet.data.problems import DataError
+from implantdet.report.draw import draw_dataset
+from implantdet.report.overlay import COLOURS
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    root = tmp_path / "idd"
+    (root / "images/a").mkdir(parents=True)
+    for name in ("a/one.png", "two.png"):
+        Image.fromarray(np.full((40, 60), 90, np.uint8)).save(root / "images" / name)
+    box = {"category_id": 1, "bbox": [5, 5, 10, 20], "area": 200, "iscrowd": 0}
+    content = {
+        "images": [
+            {"id": 1, "file_name": "a/one.png", "width": 60, "height": 40},
+            {"id": 2, "file_name": "two.png", "width": 60, "height": 40},
+        ],
+        "annotations": [{"id": 1, "image_id": 1, **box}],
+        "categories": [{"id": 1, "name": "Bicon", "supercategory": "system"}],
+    }
+    (root / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    folds = {"seed": 0, "group_by": "image", "test": [2], "folds": [[1], [], [], []]}
+    (root / "folds.json").write_text(json.dumps(folds), encoding="utf-8")
+    return root
+
+
+def write_predictions(tmp_path, **changes):
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps([{"image_id": 2, "category_id": 1, "bbox": [9, 9, 9, 9], "score": 0.8} | changes]))
+    return path
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def has_box(path):
+    return bool((pixels(path) == COLOURS["system"]).all(-1).any())
+
+
+def test_ground_truth_of_every_image(dataset, tmp_path):
+    paths = draw_dataset(dataset, tmp_path / "out")
+    assert [path.name for path in paths] == ["000001_one.png", "000002_two.png"]
+    assert [has_box(path) for path in paths] == [True, False]
+
+
+def test_predictions_stand_beside_the_ground_truth(dataset, tmp_path):
+    alone = draw_dataset(dataset, tmp_path / "alone", part="test")
+    both = draw_dataset(dataset, tmp_path / "both", write_predictions(tmp_path), part="test")
+    assert len(alone) == len(both) == 1
+    assert pixels(both[0]).shape[1] == 2 * pixels(alone[0]).shape[1]
+    assert has_box(both[0])
+
+
+def test_faint_predictions_are_left_out_and_the_limit_holds(dataset, tmp_path):
+    paths = draw_dataset(dataset, tmp_path / "out", write_predictions(tmp_path), min_score=0.9)
+    assert not has_box(paths[1])
+    assert len(draw_dataset(dataset, tmp_path / "few", limit=1)) == 1
+
+
+@pytest.mark.parametrize("changes", [{"image_id": 7}, {"category_id": 7}])
+def test_predictions_of_another_dataset_are_refused(dataset, tmp_path, changes):
+    with pytest.raises(DataError, match=r"predictions\.json: .*7.*: not in this dataset"):
+        draw_dataset(dataset, tmp_path / "out", write_predictions(tmp_path, **changes))
+
+
+def test_missing_predictions_say_where_they_come_from(dataset, tmp_path):
+    with pytest.raises(DataError, match=r"no such file; `python train_net\.py --eval-only"):
+        draw_dataset(dataset, tmp_path / "out", tmp_path / "nothing.json")
