@@ -82,11 +82,14 @@ def draw_panel(image: np.ndarray, detections: Sequence[Detection], title: str) -
     panel.paste(radiograph.convert("RGB"), (0, 2 * LINE))
     draw = ImageDraw.Draw(panel)
     draw.text((6, LINE // 2), title, fill=TEXT, font=_font(16))
-    floor = 2 * LINE
-    for group in sorted(_coincident(detections), key=lambda group: group[0].box[1] + group[0].box[3]):
-        colour = COLOURS.get(group[0].supercategory, OTHER_COLOUR)
+    groups = _coincident(detections)
+    for group in sorted(groups, key=lambda group: -_area(group[0].box)):  # whole implants lie under their parts
         x0, y0, x1, y1 = (round(scale * value) for value in group[0].box)
-        draw.rectangle((x0, y0 + 2 * LINE, x1, y1 + 2 * LINE), outline=colour, width=2)
+        draw.rectangle((x0, y0 + 2 * LINE, x1, y1 + 2 * LINE), outline=_colour(group), width=2)
+    floor = 2 * LINE
+    for group in sorted(groups, key=lambda group: group[0].box[1] + group[0].box[3]):
+        colour = _colour(group)
+        _, y0, x1, y1 = (round(scale * value) for value in group[0].box)
         lines = _wrap(group)
         top = max(floor, min((y0 + y1) // 2 + 2 * LINE, panel.height - LINE * len(lines)))
         if top + LINE * len(lines) > panel.height:
@@ -125,10 +128,18 @@ def _coincident(detections: Sequence[Detection]) -> list[list[Detection]]:
     return groups
 
 
+def _colour(group: Sequence[Detection]) -> tuple[int, int, int]:
+    return COLOURS.get(group[0].supercategory, OTHER_COLOUR)
+
+
+def _area(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
 def _iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    union = _area(a) + _area(b) - width * height
     return width * height / union if union > 0 else 0.0
 
 

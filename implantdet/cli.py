@@ -1,0 +1,62 @@
+"""The command ``implantdet``.
+
+A command is a module with ``add_arguments(parser)`` and ``run(args)``, named in :data:`COMMANDS`. It is imported when
+it is asked for, so that help and errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from implantdet import __version__
+from implantdet.data.problems import DataError
+
+COMMANDS = {
+    "import": ("implantdet.data.command_import", "bring a dataset from COCO, YOLO or labelme into the IDD format"),
+    "audit": ("implantdet.data.command_audit", "find images that belong together, and leaks between splits"),
+    "folds": ("implantdet.data.command_folds", "split by patient into a test set and four folds"),
+    "stats": ("implantdet.data.command_stats", "class distribution, box sizes and shapes"),
+    "phantom": ("implantdet.phantom.command", "render radiographs of known implants, with exact annotations"),
+    "draw": ("implantdet.report.command_draw", "draw annotations and detections on their radiographs"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments; those of the process if None.
+
+    Returns:
+        Exit code: 0; 1 if the input cannot be used, or 130 after Ctrl-C. Wrong arguments exit with 2.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="implantdet", description="Find dental implants in radiographs and describe them."
+    )
+    parser.add_argument("--version", action="version", version=f"implantdet {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if argv[:1] == [name]:
+            import_module(module).add_arguments(command)
+    args = parser.parse_args(argv)
+    try:
+        import_module(COMMANDS[args.command][0]).run(args)
+    except DataError as error:
+        print(f"implantdet {args.command}: {error.message}", *error.problems, sep="\n  ", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"implantdet {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"implantdet {args.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Images that belong together, and those of them that stand on both sides of a split."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from implantdet.data.groups import Pair, connected_groups, equal_values
+from implantdet.data.idd import FOLDS, IMAGES, load_folds, load_idd, read_json
+from implantdet.data.images import read_radiograph
+from implantdet.data.phash import picture_hash, same_pictures
+from implantdet.data.problems import DataError
+
+AUDIT = "audit.json"
+
+
+def audit(root: str | Path) -> dict[str, Any]:
+    """Look for images of one patient, of one source, and of one picture, across the source's splits and our folds.
+
+    Returns:
+        Content of audit.json (documented in ``datasets/README.md``).
+
+    Raises:
+        DataError: the dataset folder or one of its images cannot be read.
+    """
+    root = Path(root)
+    images = load_idd(root)["images"]
+    names = [root / IMAGES / image["file_name"] for image in images]
+    hashes = np.stack(
+        [picture_hash(read_radiograph(name)) for name in tqdm(names, desc="hashing", unit="image", disable=None)]
+    )
+    pictures = [
+        {"image_ids": [images[i]["id"], images[j]["id"]], "agreement": agreement, **_relation(images[i], images[j])}
+        for i, j, agreement in same_pictures(hashes)
+    ]
+    pairs = {key: equal_values(images, key) for key in ("patient_id", "source_id")}
+    pairs["picture"] = [tuple(pair["image_ids"]) for pair in pictures]
+    pairs["any"] = [pair for related in pairs.values() for pair in related]
+    splits: dict[str, dict[int, str]] = {}
+    if any("split" in image for image in images):
+        splits["shipped"] = {image["id"]: image["split"] for image in images if "split" in image}
+    if (root / FOLDS).exists():
+        folds = load_folds(root)
+        parts = {"test": folds["test"], **{f"fold {k}": ids for k, ids in enumerate(folds["folds"])}}
+        splits["folds"] = {image_id: part for part, ids in parts.items() for image_id in ids}
+    known = [key for key in pairs if key in ("picture", "any") or any(key in image for image in images)]
+    return {
+        "num_images": len(images),
+        "relations": {key: _summary(images, pairs[key], splits) for key in known},
+        "hash": _hash_quality(images, pictures),
+        "same_picture": pictures,
+    }
+
+
+def same_picture_pairs(root: str | Path) -> list[Pair]:
+    """Pairs of image ids that ``root/audit.json`` lists as the same picture; none without the file.
+
+    Raises:
+        DataError: the file is malformed or names an image that the dataset lacks.
+    """
+    path = Path(root) / AUDIT
+    if not path.exists():
+        return []
+    content = read_json(path)
+    ids = {image["id"] for image in load_idd(root)["images"]}
+    try:
+        pairs = [(first, second) for first, second in (pair["image_ids"] for pair in content["same_picture"])]
+        unknown = {image_id for pair in pairs for image_id in pair} - ids
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: malformed ({error!r}); run `implantdet audit` again") from error
+    if unknown:
+        raise DataError(f"{path}: names images that the dataset lacks: {sorted(unknown)}; run `implantdet audit` again")
+    return pairs
+
+
+def _relation(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Names of a pair, and whether it has the same patient and source, where both are known."""
+    relation: dict[str, Any] = {"file_names": [first["file_name"], second["file_name"]]}
+    for key in ("patient_id", "source_id"):
+        if key in first and key in second:
+            relation[f"same_{key}"] = first[key] == second[key]
+    return relation
+
+
+def _summary(images: list[dict[str, Any]], pairs: list[Pair], splits: dict[str, dict[int, str]]) -> dict[str, Any]:
+    """Counts of groups, and per split of the images with a relative in another part of it."""
+    ids = [image["id"] for image in images]
+    group_of = dict(zip(ids, connected_groups(ids, pairs), strict=True))
+    sizes = Counter(group_of.values())
+    summary: dict[str, Any] = {"groups": len(sizes), "with_several_images": sum(size > 1 for size in sizes.values())}
+    for name, part_of in splits.items():
+        parts: dict[int, set[str]] = defaultdict(set)
+        for image_id, part in part_of.items():
+            parts[group_of[image_id]].add(part)
+        leaking = Counter(part for image_id, part in part_of.items() if len(parts[group_of[image_id]]) > 1)
+        summary[name] = {
+            "groups_across_parts": sum(len(stands_in) > 1 for stands_in in parts.values()),
+            "leaking_images": {
+                part: [leaking[part], total] for part, total in sorted(Counter(part_of.values()).items())
+            },
+        }
+    return summary
+
+
+def _hash_quality(images: list[dict[str, Any]], pictures: list[dict[str, Any]]) -> dict[str, int]:
+    """How far pictures found by their hash alone agree with the sources that are known."""
+    sources = Counter(image["source_id"] for image in images if "source_id" in image)
+    return {
+        "same_source_pairs": sum(size * (size - 1) // 2 for size in sources.values()),
+        "same_source_pairs_found": sum(pair.get("same_source_id") is True for pair in pictures),
+        "other_source_pairs_found": sum(pair.get("same_source_id") is False for pair in pictures),
+        "pairs_found": len(pictures),
+    }

@@ -1,0 +1,95 @@
+"""The paper's augmentations (section 4.3), for grey images of shape (H, W) with levels from 0 to 255.
+
+Random numbers come from NumPy's global generator, as in Detectron2's own augmentations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from fvcore.transforms.transform import Transform
+from PIL import Image
+
+
+class PixelNoiseTransform(Transform):
+    """Replace the grey levels of given pixels; coordinates and masks stay as they are."""
+
+    def __init__(self, positions: np.ndarray, levels: np.ndarray) -> None:
+        """Store what to replace.
+
+        Args:
+            positions: (K,) indices into the flattened image.
+            levels: (K,) new grey levels.
+        """
+        super().__init__()
+        self.positions = positions
+        self.levels = levels
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """A copy of ``img``, (H, W), with the noise in it."""
+        noisy = img.copy()
+        noisy.flat[self.positions] = self.levels
+        return noisy
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """``coords``, unchanged."""
+        return coords
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """``segmentation``, unchanged."""
+        return segmentation
+
+
+class PixelNoise(T.Augmentation):
+    """Salt and pepper on a random part of the pixels, from none to ``fraction`` of them."""
+
+    def __init__(self, fraction: float) -> None:
+        super().__init__()
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"INPUT.NOISE_FRACTION must be from 0 to 1; found {fraction}")
+        self.fraction = fraction
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        """Draw the pixels and their levels, 0 or 255."""
+        count = int(np.random.uniform(0, self.fraction) * image.size)
+        # Drawn with replacement, which can only make the noise less than `count` pixels.
+        positions = np.random.randint(0, image.size, count)
+        return PixelNoiseTransform(positions, 255 * np.random.randint(0, 2, count))
+
+
+class SmoothResizeTransform(T.ResizeTransform):
+    """Detectron2's, but float images shrink as 8-bit ones do: by averaging, which spares threads from aliasing."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """Resize ``img``, (H, W) of float32 or uint8."""
+        if img.dtype != np.float32:
+            return super().apply_image(img, interp)
+        method = Image.Resampling(self.interp if interp is None else interp)
+        return np.array(Image.fromarray(img).resize((self.new_w, self.new_h), method))
+
+
+class SmoothResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, with :class:`SmoothResizeTransform`."""
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        """Draw the size."""
+        resize = super().get_transform(image)
+        if isinstance(resize, T.ResizeTransform):
+            return SmoothResizeTransform(resize.h, resize.w, resize.new_h, resize.new_w, resize.interp)
+        return resize
+
+
+def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Resize by ``INPUT.MIN_SIZE_*`` and ``INPUT.MAX_SIZE_*``; for training then flip, turn and add noise."""
+    if not is_train:
+        return [SmoothResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    return [
+        SmoothResizeShortestEdge(*sizes),
+        T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
+        T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),
+        # Quarter turns of RotationTransform move pixels without interpolating them (tested).
+        T.RandomApply(T.RandomRotation([-90, 90], sample_style="choice"), cfg.INPUT.ROT90_PROB),
+        PixelNoise(cfg.INPUT.NOISE_FRACTION),
+    ]

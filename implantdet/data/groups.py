@@ -1,0 +1,30 @@
+"""Groups of images that belong together, from pairs that do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Pair = tuple[int, int]
+
+
+def connected_groups(image_ids: Sequence[int], pairs: Iterable[Pair]) -> list[int]:
+    """Group number of each image: images that a chain of pairs connects have the same one.
+
+    Raises:
+        KeyError: a pair names an image that is not in ``image_ids``.
+    """
+    position = {image_id: index for index, image_id in enumerate(image_ids)}
+    edges = np.array([(position[a], position[b]) for a, b in pairs], dtype=int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(edges)), edges.T), shape=(len(position), len(position)))
+    return connected_components(graph, directed=False)[1].tolist()
+
+
+def equal_values(images: Iterable[dict[str, Any]], key: str) -> list[Pair]:
+    """Pairs of image ids that connect all images with the same value of ``key``; images without it stay alone."""
+    first: dict[str, int] = {}
+    return [(first.setdefault(image[key], image["id"]), image["id"]) for image in images if key in image]

@@ -1,0 +1,52 @@
+"""Read radiographs: 8- and 16-bit grey, PNG, TIFF, JPEG and whatever else Pillow decodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from implantdet.data.problems import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+# Detectors deliver 10, 12 or 14 bits in files of 16: the fewest bits that hold the brightest pixel are the full range.
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
+
+
+def read_radiograph(path: str | Path) -> np.ndarray:
+    """Decode an image to grey levels, with its EXIF orientation applied as Detectron2 does.
+
+    Returns:
+        (H, W) array of uint8, or of uint16 for a file of 16-bit grey levels.
+
+    Raises:
+        DataError: the file is missing, truncated, or no image of whole grey levels or colours.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft("L", None)  # JPEG only: decode brightness and leave the colours, which takes half the time
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if not upright.mode.startswith(("I", "F")):
+                return np.asarray(upright.convert("L"))
+            levels = np.asarray(upright)
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        raise DataError(f"{path}: unreadable image: {error}") from error
+    if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > np.iinfo(np.uint16).max:
+        span = f"{levels.dtype} from {levels.min()} to {levels.max()}"
+        raise DataError(f"{path}: grey levels of type {span}; expected whole numbers from 0 to 65535")
+    return levels.astype(np.uint16)
+
+
+def to_float(levels: np.ndarray) -> np.ndarray:
+    """Grey levels as float32 from 0 to 255, every level of a 16-bit image kept apart.
+
+    Args:
+        levels: (H, W) array of uint8 or uint16.
+    """
+    if levels.dtype == np.uint8:
+        return levels.astype(np.float32)
+    brightest = int(levels.max(initial=0))
+    bits = next(bits for bits in _BIT_DEPTHS if brightest < 2**bits)
+    return levels.astype(np.float32) * np.float32(255 / (2**bits - 1))

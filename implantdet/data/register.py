@@ -1,0 +1,115 @@
+"""Make a dataset folder known to Detectron2 under the names of its folds."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from pycocotools import mask as mask_utils
+
+from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, NUM_FOLDS, load_folds, load_idd, require_file
+from implantdet.data.problems import DataError
+from implantdet.taxonomy import SYSTEM
+
+_IMAGE_KEYS = ("patient_id", "source_id", "modality", "mm_per_pixel")
+_ANNOTATION_KEYS = ("segmentation", "implant_id", "product_line", "axis", "visible_fraction")
+
+
+def register_idd(root: str | Path, name: str = "idd") -> list[str]:
+    """Register ``<name>_train_fold<k>``, ``<name>_val_fold<k>`` and ``<name>_test``, and each with ``_systems`` behind.
+
+    Training on fold k means all folds but k; ``_systems`` keeps whole implants only. Nothing is read until a
+    dataset is asked for; its classes stand in ``MetadataCatalog`` after that. Registering the same folder
+    again does nothing.
+
+    Args:
+        root: dataset folder.
+        name: prefix of the registered names.
+
+    Returns:
+        The registered names.
+
+    Raises:
+        DataError: the folder, its annotations or its folds are missing, or ``name`` belongs to another folder.
+    """
+    for file in (ANNOTATIONS, FOLDS):
+        require_file(root, file)
+    idd_root = str(Path(root).resolve())
+    parts = [f"{kind}_fold{k}" for kind in ("train", "val") for k in range(NUM_FOLDS)] + ["test"]
+    names = []
+    for part in parts:
+        for suffix in ("", "_systems"):
+            full = f"{name}_{part}{suffix}"
+            names.append(full)
+            if full not in DatasetCatalog:
+                DatasetCatalog.register(full, partial(_load, idd_root, part, bool(suffix), full))
+                MetadataCatalog.get(full).set(idd_root=idd_root, evaluator_type="coco")
+            elif MetadataCatalog.get(full).get("idd_root") != idd_root:
+                taken = MetadataCatalog.get(full).get("idd_root", "another dataset")
+                raise DataError(
+                    f"dataset '{full}' already stands for {taken}, not for {idd_root}; choose another DATASETS.NAME"
+                )
+    return names
+
+
+def image_ids(folds: dict[str, Any], part: str) -> set[int]:
+    """Ids of the images in ``test``, ``val_fold<k>`` or ``train_fold<k>``."""
+    if part == "test":
+        return set(folds["test"])
+    kind, k = part.split("_fold")
+    chosen = [ids for index, ids in enumerate(folds["folds"]) if (index == int(k)) == (kind == "val")]
+    return {image_id for ids in chosen for image_id in ids}
+
+
+def _load(root: str, part: str, systems_only: bool, name: str) -> list[dict[str, Any]]:
+    content = load_idd(root)
+    wanted = image_ids(load_folds(root), part)
+    unknown = wanted - {image["id"] for image in content["images"]}
+    if unknown:
+        what = f"{len(unknown)} image(s) are not in {ANNOTATIONS}"
+        raise DataError(f"{Path(root) / FOLDS}: {what}; remove it and run `implantdet folds`")
+    categories = [c for c in content["categories"] if not systems_only or c.get("supercategory") == SYSTEM]
+    if not categories:
+        raise DataError(f"{name}: no category of {Path(root) / ANNOTATIONS} has the supercategory '{SYSTEM}'")
+    contiguous = {category["id"]: index for index, category in enumerate(categories)}
+    MetadataCatalog.get(name).set(
+        thing_classes=[category["name"] for category in categories],
+        supercategories=[category.get("supercategory", "") for category in categories],
+        thing_dataset_id_to_contiguous_id=contiguous,
+    )
+    records = {
+        image["id"]: {
+            "file_name": str(Path(root) / IMAGES / image["file_name"]),
+            "image_id": image["id"],
+            "height": image["height"],
+            "width": image["width"],
+            **{key: image[key] for key in _IMAGE_KEYS if key in image},
+            "annotations": [],
+        }
+        for image in content["images"]
+        if image["id"] in wanted
+    }
+    for annotation in content["annotations"]:
+        if annotation["image_id"] in wanted and annotation["category_id"] in contiguous:
+            records[annotation["image_id"]]["annotations"].append(
+                {
+                    "bbox": annotation["bbox"],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": contiguous[annotation["category_id"]],
+                    "iscrowd": 0,
+                    **{key: annotation[key] for key in _ANNOTATION_KEYS if key in annotation},
+                    **_compressed(annotation),
+                }
+            )
+    return list(records.values())
+
+
+def _compressed(annotation: dict[str, Any]) -> dict[str, Any]:
+    """The mask as Detectron2 decodes it, if it is an uncompressed run-length code."""
+    mask = annotation.get("segmentation")
+    if isinstance(mask, dict) and isinstance(mask["counts"], list):
+        return {"segmentation": mask_utils.frPyObjects(mask, *mask["size"])}
+    return {}

@@ -1,0 +1,157 @@
+"""What a reader of a foreign format hands to the import: images with their objects, nothing checked yet."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from implantdet.data.checks import escapes
+from implantdet.data.images import SUFFIXES
+from implantdet.data.problems import Problem
+
+SPLITS = ("train", "valid", "val", "test")
+# Roboflow renames NAME.jpg to NAME_jpg.rf.<hash>.jpg, once per copy that it makes of the image.
+_ROBOFLOW = re.compile(r"(?P<name>.+)_(?:jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$", re.IGNORECASE)
+
+
+@dataclass
+class SourceObject:
+    """One annotation as it stands in the source.
+
+    Attributes:
+        record: where it stands in the file of its image.
+        label: class name of the source.
+        bbox: ``[x, y, w, h]``, or None to take it from the mask.
+        segmentation: polygons or run-length code, or None.
+        fields: optional fields of the IDD format.
+        group: key that objects of one implant share within ``file``, or None.
+    """
+
+    record: str
+    label: str
+    bbox: Any
+    segmentation: Any = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    group: Any = None
+
+
+@dataclass
+class SourceImage:
+    """One image as it stands in the source.
+
+    Attributes:
+        file: file that describes it, relative to the source folder.
+        record: where in this file.
+        path: the image, relative to the source folder.
+        size: (width, height) that the record states, or None.
+        relative: coordinates are fractions of the width and the height, not pixels.
+        fields: optional fields of the IDD format.
+        fault: why the image cannot be used, if the reader knows.
+    """
+
+    file: str
+    record: str
+    path: PurePosixPath
+    size: tuple[Any, Any] | None = None
+    relative: bool = False
+    objects: list[SourceObject] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+    fault: str | None = None
+
+
+@dataclass
+class Source:
+    """All that was read.
+
+    Attributes:
+        root: source folder, resolved.
+        classes: supercategory of each class name ("" where the source has none), in the order of the source.
+        lost_images: image records that are in ``problems`` and not in ``images``.
+        lost_annotations: annotation records that are in ``problems`` and not in ``images``.
+        notes: what was left aside although nothing is wrong with it.
+    """
+
+    root: Path
+    images: list[SourceImage] = field(default_factory=list)
+    classes: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    lost_images: int = 0
+    lost_annotations: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class FileIndex:
+    """The files below a folder, found again by the paths that records give them.
+
+    Exports move images: what a record calls ``a.png`` may lie in ``images/a.png`` or beside the record.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # Hidden files are the file system's (.DS_Store), never data.
+        self.files = sorted(
+            PurePosixPath(path.relative_to(root).as_posix())
+            for path in root.rglob("*")
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        )
+        self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for path in self.files:
+            self._by_name[path.name.lower()].append(path)
+
+    def find(self, name: object, beside: PurePosixPath) -> tuple[PurePosixPath, str | None]:
+        """The one file whose path ends with ``name``; of several, the one in or below the record's folder.
+
+        Args:
+            name: path that a record gives, with / or \\ between its parts.
+            beside: file of the record, relative to the folder.
+
+        Returns:
+            Path relative to the folder, and None or the reason why it cannot be used.
+        """
+        if not isinstance(name, str) or not name:
+            return PurePosixPath("?"), f"missing image: the record names no file; found {name!r}"
+        given = PurePosixPath(name.replace("\\", "/"))
+        if ".." in given.parts:  # labelme's ../images/a.png beside labels/a.json stays in the source
+            given = PurePosixPath(posixpath.normpath(beside.parent / given))
+        fault = escapes(str(given))
+        if fault:
+            return given, fault
+        alike = self._by_name[given.name.lower()]
+        found = [path for path in alike if path.parts[-len(given.parts) :] == given.parts]
+        if len(found) > 1:
+            found = [path for path in found if path.is_relative_to(beside.parent)] or found
+        if len(found) == 1:
+            return found[0], self.fault(found[0])
+        if found:
+            return given, f"image name {name!r} stands for {len(found)} files: {', '.join(map(str, found[:3]))}"
+        hint = f"; there is {alike[0]}" if alike else ""
+        return given, f"missing image: no file {name!r} in the source{hint}"
+
+    def fault(self, path: PurePosixPath) -> str | None:
+        """Why a file that is there cannot be used: a link that leads out of the folder."""
+        target = (self.root / path).resolve()
+        return None if target.is_relative_to(self.root) else f"a link that leaves the folder, to {target}"
+
+    def notes(self) -> list[str]:
+        """Links to folders: they are not followed, so that the source cannot lead anywhere else."""
+        links = sorted(path for path in self.root.rglob("*") if path.is_symlink() and path.is_dir())
+        return [f"{path.relative_to(self.root)}: a link to a folder, not followed" for path in links]
+
+    def images(self) -> list[PurePosixPath]:
+        """Image files, by suffix, and whatever else lies in a folder named ``images``."""
+        return [path for path in self.files if path.suffix.lower() in SUFFIXES or "images" in path.parent.parts]
+
+
+def split_of(path: PurePosixPath) -> dict[str, str]:
+    """The field ``split``, if a folder of the path is named after one."""
+    return next(({"split": part} for part in path.parent.parts if part.lower() in SPLITS), {})
+
+
+def original_name(path: PurePosixPath) -> str | None:
+    """Name, without suffix, of the image that Roboflow made a copy of; None for any other file."""
+    match = _ROBOFLOW.fullmatch(path.stem)
+    return match["name"] if match else None

@@ -1,0 +1,132 @@
+"""Images for pre-training: a folder of radiographs or registered datasets, without labels and without test images."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data import transforms as T
+from fvcore.transforms.transform import CropTransform, Transform, TransformList
+from numpy import ndarray
+from torchvision.transforms import RandomResizedCrop
+
+from implantdet.data.augmentation import SmoothResizeTransform
+from implantdet.data.dataset_mapper import RadiographMapper
+from implantdet.data.images import SUFFIXES
+from implantdet.data.problems import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class SquareCrop(T.Augmentation):
+    """Crop at random and resize the crop to a square.
+
+    Args:
+        size: side of the square, in pixels.
+        min_area: smallest share of the image that is cropped, in (0, 1]; the crop's aspect ratio is 3:4 to 4:3.
+            1: the whole image, whatever its aspect ratio.
+    """
+
+    def __init__(self, size: int, min_area: float) -> None:
+        super().__init__()
+        if not 0 < min_area <= 1:
+            raise ValueError(f"INPUT.MIN_CROP_AREA must be in (0, 1]; found {min_area}")
+        self.size = size
+        self.min_area = min_area
+
+    def get_transform(self, image: ndarray) -> Transform:
+        """Draw the crop, from torch's generator."""
+        height, width = image.shape[:2]
+        top, left, h, w = 0, 0, height, width
+        if self.min_area < 1:
+            shape = torch.empty(1, height, width, device="meta")
+            top, left, h, w = RandomResizedCrop.get_params(shape, (self.min_area, 1.0), (3 / 4, 4 / 3))
+        resize = SmoothResizeTransform(h, w, self.size, self.size)
+        return TransformList([CropTransform(left, top, w, h), resize])
+
+
+class UnlabelledMapper(RadiographMapper):
+    """Maps dataset dicts, with or without annotations, to square images without any.
+
+    For training a random crop of ``MODEL.VIT.IMG_SIZE``, flipped and turned; else the whole image at that size.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Settings from ``INPUT`` and ``MODEL.VIT.IMG_SIZE``. No noise: it would become what is to be predicted."""
+        settings = super().from_config(cfg, is_train)
+        size = cfg.MODEL.VIT.IMG_SIZE
+        settings["augmentations"] = [SquareCrop(size, 1.0)]
+        if is_train:
+            settings["augmentations"] = [
+                SquareCrop(size, cfg.INPUT.MIN_CROP_AREA),
+                T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
+                T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),
+                T.RandomApply(T.RandomRotation([-90, 90], sample_style="choice"), cfg.INPUT.ROT90_PROB),
+            ]
+        return settings
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map one dataset dict; it is not changed."""
+        return super().__call__({key: value for key, value in dataset_dict.items() if key != "annotations"})
+
+
+def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+    """The images to pre-train on: those of ``DATASETS.IMAGE_FOLDER`` or, if it is empty, of ``DATASETS.TRAIN``.
+
+    Images of ``DATASETS.TEST`` and of ``<DATASETS.NAME>_test`` are left out, also copies of them under other names,
+    unless their dataset is named in ``DATASETS.TRAIN``.
+
+    Raises:
+        DataError: there is no image.
+    """
+    folder, asked_for = cfg.DATASETS.IMAGE_FOLDER, set(cfg.DATASETS.TRAIN)
+    if folder:
+        source, dicts = f"DATASETS.IMAGE_FOLDER '{folder}'", image_folder_dicts(folder)
+    else:
+        source = f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}"
+        dicts = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    held_out = {*cfg.DATASETS.TEST, f"{cfg.DATASETS.NAME}_test"} - asked_for
+    test_dicts = [record for name in held_out if name in DatasetCatalog for record in DatasetCatalog.get(name)]
+    kept = without_copies(dicts, [record["file_name"] for record in test_dicts])
+    logger.info("%s: %d images without labels; left out as test images: %d", source, len(kept), len(dicts) - len(kept))
+    if not kept:
+        raise DataError(f"{source}: found {len(dicts)} images, none of which is left without the test images")
+    return kept
+
+
+def image_folder_dicts(folder: str | Path) -> list[dict[str, Any]]:
+    """Dataset dicts of all images in a folder and its subfolders, ordered by name.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        what = "no image" if Path(folder).is_dir() else "no such folder"
+        raise DataError(f"DATASETS.IMAGE_FOLDER '{folder}': {what}; expected files that end in {', '.join(SUFFIXES)}")
+    return [{"file_name": str(path), "image_id": index} for index, path in enumerate(paths)]
+
+
+def without_copies(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> list[dict[str, Any]]:
+    """Leave out the dataset dicts whose image file has the same bytes as one of the files ``held_out``."""
+    by_size: dict[int, set[bytes]] = defaultdict(set)
+    for path in held_out:
+        by_size[Path(path).stat().st_size].add(_digest(path))
+
+    def is_copy(path: str) -> bool:
+        size = Path(path).stat().st_size
+        return size in by_size and _digest(path) in by_size[size]  # few files of other images have such a size
+
+    return [record for record in dicts if not is_copy(record["file_name"])]
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.structures import BitMasks, Boxes, Instances
+
+from implantdet.data.copy_paste import CopyPaste, add_copy_paste, implants_of, paste
+from implantdet.data.dataset_mapper import RadiographMapper
+
+HEIGHT, WIDTH = 40, 50
+
+
+def mapped(image, boxes=(), masks=None):
+    instances = Instances(image.shape[1:])
+    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.gt_classes = torch.arange(len(boxes))
+    if masks is not None:
+        instances.gt_masks = BitMasks(masks)
+    return {"image": image, "instances": instances, "file_name": "target.png"}
+
+
+def implant(offset_x=5, offset_y=3):
+    """An implant of 6×12 pixels in an image of another size: the whole, and its upper third."""
+    image = torch.full((1, 30, 30), 70.0)
+    masks = torch.zeros(2, 30, 30, dtype=torch.bool)
+    x, y = offset_x, offset_y
+    masks[0, y : y + 12, x : x + 6] = masks[1, y : y + 4, x : x + 6] = True
+    image[0][masks[0]] = 230.0
+    return mapped(image, [[x, y, x + 6, y + 12], [x, y, x + 6, y + 4]], masks)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    np.random.seed(0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_boxes_and_masks_lie_where_the_pixels_are(channels):
+    source = implant()
+    source["image"] = source["image"].repeat(channels, 1, 1)
+    places = set()
+    for _ in range(50):
+        result = paste(mapped(torch.full((channels, HEIGHT, WIDTH), 20.0)), source, keep_masks=True)
+        instances, image = result["instances"], result["image"]
+        whole, upper = instances.gt_boxes.tensor.int().tolist()
+        x1, y1, x2, y2 = whole
+        assert (x2 - x1, y2 - y1) == (6, 12)
+        assert 0 <= x1 < x2 <= WIDTH
+        assert 0 <= y1 < y2 <= HEIGHT
+        assert upper == [x1, y1, x2, y1 + 4]
+        assert instances.gt_classes.tolist() == [0, 1]
+        assert torch.equal(instances.gt_masks.get_bounding_boxes().tensor, instances.gt_boxes.tensor)
+        assert (image[:, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] == 230).all()
+        outside = torch.ones(HEIGHT, WIDTH, dtype=torch.bool)
+        outside[y1:y2, x1:x2] = False
+        assert (image[:, outside] == 20).all()
+        places.add((x1, y1))
+    assert len(places) > 30
+    assert result["file_name"] == "target.png"
+
+
+def test_what_the_mask_does_not_cover_stays():
+    source = implant()
+    source["instances"].gt_masks.tensor[0, 3:9, 5:8] = False  # the upper left quarter is no implant
+    source["instances"].gt_masks.tensor[1] = False
+    x1, y1, _, _ = (
+        paste(mapped(torch.full((1, HEIGHT, WIDTH), 20.0)), source, keep_masks=False)["instances"]
+        .gt_boxes.tensor[0]
+        .int()
+        .tolist()
+    )
+    np.random.seed(0)
+    image = paste(mapped(torch.full((1, HEIGHT, WIDTH), 20.0)), source, keep_masks=False)["image"][0]
+    assert (image[y1 : y1 + 5, x1 : x1 + 2] == 20).all()
+    assert (image[y1 + 7 : y1 + 11, x1 + 1 : x1 + 5] == 230).all()
+    # At the rim the levels lie between: of the 3×3 neighbours of this pixel, 6 are implant.
+    assert image[y1 + 3, x1 + 3] == pytest.approx((6 * 230 + 3 * 20) / 9)
+
+
+def test_no_annotation_is_covered():
+    taken = [[0.0, 0.0, 30.0, HEIGHT], [31.0, 0.0, WIDTH, 20.0]]  # a window of 19×20 is free
+    for _ in range(50):
+        result = paste(mapped(torch.zeros(1, HEIGHT, WIDTH), taken), implant(), keep_masks=False)
+        pasted = result["instances"].gt_boxes.tensor[2:]
+        if len(pasted):
+            assert pasted[:, 0].min() >= 30
+            assert pasted[:, 1].min() >= 20
+    assert not result["instances"].has("gt_masks")
+
+
+def test_without_a_place_or_an_implant_the_target_stays():
+    full = mapped(torch.zeros(1, HEIGHT, WIDTH), [[0.0, 0.0, WIDTH, HEIGHT]])
+    assert paste(full, implant(), keep_masks=False) is full
+    small = mapped(torch.zeros(1, 11, 50))
+    assert paste(small, implant(), keep_masks=False) is small
+    target, cut_off = mapped(torch.zeros(1, HEIGHT, WIDTH)), implant()
+    cut_off["instances"] = cut_off["instances"][[False, False]]
+    assert paste(target, cut_off, keep_masks=False) is target
+
+
+def test_the_inputs_are_not_changed():
+    target, source = mapped(torch.zeros(1, HEIGHT, WIDTH)), implant()
+    boxes = source["instances"].gt_boxes.tensor.clone()
+    paste(target, source, keep_masks=True)
+    assert not target["image"].any()
+    assert torch.equal(source["instances"].gt_boxes.tensor, boxes)
+
+
+def test_implants_are_gathered_with_all_their_annotations():
+    mask = {"segmentation": [[0, 0, 1, 0, 1, 1]]}
+    records = [
+        {
+            "image_id": 1,
+            "annotations": [{"implant_id": 7, **mask}, {"implant_id": 8, **mask}, {"implant_id": 7, **mask}],
+        },
+        {"image_id": 2, "annotations": [{"implant_id": 9, **mask}, {"implant_id": 9}, {**mask}]},
+    ]
+    found = implants_of(records)
+    assert [(implant["image_id"], len(implant["annotations"])) for implant in found] == [(1, 2), (1, 1)]
+
+
+def test_probability_and_share_of_the_sources():
+    drawn = []
+
+    def source_mapper(record):
+        drawn.append(record["name"])
+        return implant()
+
+    mapper = CopyPaste(
+        lambda _: mapped(torch.zeros(1, HEIGHT, WIDTH)),
+        source_mapper,
+        [{"name": "common"}, {"name": "rare"}],
+        prob=0.5,
+        factors=np.array([1.0, 3.0]),
+        keep_masks=False,
+    )
+    pasted = sum(len(mapper({})["instances"]) > 0 for _ in range(400))
+    assert pasted == len(drawn) == pytest.approx(200, abs=40)
+    assert drawn.count("rare") / len(drawn) == pytest.approx(0.75, abs=0.1)
+
+
+@pytest.mark.parametrize("mask_on", [False, True])
+def test_with_the_mapper_of_the_trainer(tiny_cfg, mask_on):
+    cfg = tiny_cfg("INPUT.COPY_PASTE_PROB", 1.0, "MODEL.MASK_ON", mask_on, "INPUT.MASK_FORMAT", "bitmask")
+    records = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+    plain = RadiographMapper(cfg, is_train=True)
+    mapper = add_copy_paste(cfg, plain, records)
+    counts = [len(mapper(record)["instances"]) - len(record["annotations"]) for record in records * 4]
+    assert 4 in counts  # an implant of this dataset has four annotations
+    assert set(counts) <= {0, 4}
+    pasted = mapper(records[0])["instances"]
+    assert pasted.has("gt_masks") == mask_on
+    off = tiny_cfg("INPUT.COPY_PASTE_PROB", 0.0)
+    assert add_copy_paste(off, plain, records) is plain
+
+
+def test_nothing_to_copy_is_named(tiny_cfg, boxes_only_root):
+    cfg = tiny_cfg("INPUT.COPY_PASTE_PROB", 0.5, root=boxes_only_root)
+    with pytest.raises(ValueError, match="no implant of the 6 training images has an 'implant_id'"):
+        add_copy_paste(cfg, None, DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
+
+
+def test_polygons_cannot_be_pasted(tiny_cfg):
+    cfg = tiny_cfg("INPUT.COPY_PASTE_PROB", 0.5, "INPUT.MASK_FORMAT", "polygon", "MODEL.MASK_ON", True)
+    with pytest.raises(ValueError, match=r"set INPUT\.MASK_FORMAT bitmask"):
+        add_copy_paste(cfg, None, DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))

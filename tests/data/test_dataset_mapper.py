@@ -1,0 +1,159 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.structures import BoxMode
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from implantdet.config import add_implantdet_config
+from implantdet.data.dataset_mapper import RadiographMapper
+from implantdet.data.problems import DataError
+
+HEIGHT, WIDTH = 48, 64
+BOXES = [[5, 8, 20, 24], [40, 30, 10, 12]]  # [x, y, w, h]
+
+
+def config(**options):
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    plain = {"INPUT.MIN_SIZE_TRAIN": (HEIGHT,), "INPUT.MIN_SIZE_TEST": HEIGHT, "MODEL.PIXEL_MEAN": [128.0]}
+    plain |= {"INPUT.NOISE_FRACTION": 0.0, "INPUT.FLIP_PROB": 0.0, "INPUT.ROT90_PROB": 0.0}
+    given = {key.replace("__", "."): value for key, value in options.items()}
+    cfg.merge_from_list([item for pair in (plain | given).items() for item in pair])
+    return cfg
+
+
+def levels(dtype=np.uint8):
+    image = np.full((HEIGHT, WIDTH), 40, dtype)
+    for x, y, w, h in BOXES:
+        image[y : y + h, x : x + w] = 200
+    return image
+
+
+def polygon(box):
+    x, y, w, h = box
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def run_length(box):
+    x, y, w, h = box
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    return mask_utils.encode(mask)
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A dataset dict of an image with two painted boxes."""
+    Image.fromarray(levels()).save(tmp_path / "a.png")
+    return {
+        "file_name": str(tmp_path / "a.png"),
+        "image_id": 7,
+        "height": HEIGHT,
+        "width": WIDTH,
+        "patient_id": "p",
+        "annotations": [
+            {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": index, "iscrowd": 0, "implant_id": 3}
+            for index, box in enumerate(BOXES)
+        ],
+    }
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_files_and_channels(record, tmp_path, suffix, num_channels):
+    record["file_name"] = str(tmp_path / f"b.{suffix}")
+    Image.fromarray(levels()).save(record["file_name"])
+    before = copy.deepcopy(record)
+    mapped = RadiographMapper(config(MODEL__PIXEL_MEAN=[128.0] * num_channels), True)(record)
+    assert record == before
+    assert (mapped["image"].shape, mapped["image"].dtype) == ((num_channels, HEIGHT, WIDTH), torch.float32)
+    for channel in mapped["image"].numpy():
+        np.testing.assert_allclose(channel, levels(), atol=25 if suffix == "jpg" else 0)
+    assert (mapped["image_id"], mapped["patient_id"], mapped["height"], mapped["width"]) == (7, "p", HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_are_scaled_and_not_cut(record, tmp_path, suffix):
+    deep = np.linspace(0, 65535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    record["file_name"] = str(tmp_path / f"deep.{suffix}")
+    Image.fromarray(deep).save(record["file_name"])
+    image = RadiographMapper(config(), True)(record)["image"][0].numpy()
+    np.testing.assert_allclose(image, deep / 257, rtol=1e-6)
+    assert len(np.unique(image)) == HEIGHT * WIDTH, "8 bits would leave 256 levels"
+
+
+def test_two_channels_are_an_error():
+    with pytest.raises(ValueError, match=r"MODEL\.PIXEL_MEAN must have 1 or 3 values; found 2"):
+        RadiographMapper(config(MODEL__PIXEL_MEAN=[1.0, 1.0]), True)
+
+
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+@pytest.mark.parametrize("encode", [polygon, run_length])
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_and_masks_follow_the_painted_boxes(record, encode, mask_format, seed):
+    if encode is run_length and mask_format == "polygon":
+        pytest.skip("an error, tested below")
+    for annotation, box in zip(record["annotations"], BOXES, strict=True):
+        annotation["segmentation"] = encode(box)
+    options = {"MODEL__MASK_ON": True, "INPUT__MASK_FORMAT": mask_format, "INPUT__MIN_SIZE_TRAIN": (2 * HEIGHT,)}
+    mapper = RadiographMapper(config(INPUT__FLIP_PROB=0.5, INPUT__ROT90_PROB=0.5, **options), True)
+    np.random.seed(seed)
+    mapped = mapper(record)
+    instances, image = mapped["instances"], mapped["image"][0].numpy()
+    assert instances.image_size == image.shape
+    assert instances.gt_classes.tolist() == [0, 1]
+    masks = instances.gt_masks.tensor if mask_format == "bitmask" else None
+    painted = np.zeros_like(image)
+    for index, (x0, y0, x1, y1) in enumerate(instances.gt_boxes.tensor.round().int().tolist()):
+        painted[y0:y1, x0:x1] = 1
+        area = (x1 - x0) * (y1 - y0)
+        assert area == 4 * BOXES[index][2] * BOXES[index][3], "twice as large on every side"
+        if masks is None:
+            assert instances.gt_masks.area()[index] == pytest.approx(area)
+        else:
+            assert masks[index].sum() == masks[index][y0:y1, x0:x1].sum() == area
+    # The resize blends levels across an edge of the box by a pixel at most.
+    assert ((image > 120) != painted.astype(bool)).mean() < 0.02
+    np.testing.assert_allclose(instances.gt_masks.get_bounding_boxes().tensor, instances.gt_boxes.tensor, atol=1e-4)
+
+
+def test_masks_are_left_out_if_nobody_asks_for_them(record):
+    record["annotations"][0]["segmentation"] = polygon(BOXES[0])
+    assert not RadiographMapper(config(), True)(record)["instances"].has("gt_masks")
+
+
+def test_masks_that_are_not_there_are_an_error(record):
+    record["annotations"][0]["segmentation"] = polygon(BOXES[0])
+    mapper = RadiographMapper(config(MODEL__MASK_ON=True), True)
+    with pytest.raises(DataError, match=r"1 of 2 annotations have no mask; set MODEL\.MASK_ON to False"):
+        mapper(record)
+    record["annotations"][1]["segmentation"] = run_length(BOXES[1])
+    with pytest.raises(DataError, match=r"run-length code; set INPUT\.MASK_FORMAT to 'bitmask'"):
+        mapper(record)
+
+
+def test_for_inference_only_the_image_is_left(record):
+    mapped = RadiographMapper(config(INPUT__MIN_SIZE_TEST=24), False)(record)
+    assert mapped["image"].shape == (1, 24, 32)
+    assert not {"annotations", "instances"} & set(mapped)
+
+
+def test_images_without_annotations_have_empty_instances(record):
+    record["annotations"] = []
+    instances = RadiographMapper(config(), True)(record)["instances"]
+    assert (len(instances), instances.gt_boxes.tensor.shape) == (0, (0, 4))
+
+
+def test_detectron2s_crop_still_goes_first(record):
+    cfg = config(INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="absolute", INPUT__CROP__SIZE=[24, 24])
+    assert RadiographMapper(cfg, True)(record)["image"].shape == (1, 48, 48)
+
+
+def test_an_image_of_another_size_is_an_error(record):
+    record["width"] += 1
+    with pytest.raises(ValueError, match="Mismatched image shape"):
+        RadiographMapper(config(), True)(record)

@@ -1,0 +1,79 @@
+import io
+
+import numpy as np
+import pytest
+from foreign import picture
+from PIL import Image
+
+from implantdet.data.images import read_radiograph, to_float
+from implantdet.data.problems import DataError
+
+GREY = picture(1)
+GREY16 = (GREY.astype(np.uint16) << 8) + picture(2)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_8_bit_grey_levels_are_read_exactly(tmp_path, suffix):
+    Image.fromarray(GREY).save(tmp_path / f"a.{suffix}")
+    levels = read_radiograph(tmp_path / f"a.{suffix}")
+    assert levels.dtype == np.uint8
+    np.testing.assert_array_equal(levels, GREY)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_levels_are_read_exactly(tmp_path, suffix):
+    Image.fromarray(GREY16).save(tmp_path / f"a.{suffix}")
+    levels = read_radiograph(tmp_path / f"a.{suffix}")
+    assert levels.dtype == np.uint16
+    np.testing.assert_array_equal(levels, GREY16)
+
+
+def test_jpeg_and_colours_become_grey(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "grey.jpg", quality=95)
+    Image.merge("RGB", [Image.fromarray(GREY)] * 3).save(tmp_path / "rgb.jpg", quality=95)
+    Image.merge("RGBA", [Image.fromarray(GREY)] * 4).save(tmp_path / "rgba.png")
+    for name, tolerance in (("grey.jpg", 8), ("rgb.jpg", 8), ("rgba.png", 0)):
+        levels = read_radiograph(tmp_path / name)
+        assert levels.dtype == np.uint8
+        np.testing.assert_allclose(levels.astype(int), GREY, atol=tolerance)
+
+
+@pytest.mark.parametrize("options", [{"format": "JPEG"}, {"format": "JPEG", "progressive": True}, {"format": "PNG"}])
+def test_no_truncation_goes_unnoticed(options):
+    """A file cut short is an error, or all of its pixels are there (a PNG without its last, empty chunk)."""
+    file = io.BytesIO()
+    Image.fromarray(GREY).save(file, **options)
+    whole = read_radiograph(file)
+    for length in range(0, len(file.getvalue()), 41):
+        with pytest.raises(DataError, match="unreadable image"):
+            read_radiograph(io.BytesIO(file.getvalue()[:length]))
+    for length in range(len(file.getvalue()) - 25, len(file.getvalue())):
+        try:
+            levels = read_radiograph(io.BytesIO(file.getvalue()[:length]))
+        except DataError:
+            continue
+        np.testing.assert_array_equal(levels, whole)
+
+
+def test_float_images_are_refused(tmp_path):
+    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="grey levels of type float32"):
+        read_radiograph(tmp_path / "a.tif")
+
+
+def test_8_bit_levels_keep_their_values_as_float():
+    np.testing.assert_array_equal(to_float(GREY), GREY.astype(np.float32))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_deep_levels_fill_0_to_255_without_loss(bits):
+    levels = np.arange(2**bits, dtype=np.uint16).reshape(2 ** (bits - 5), 32)
+    scaled = to_float(levels)
+    assert scaled.dtype == np.float32
+    assert (scaled.min(), scaled.max()) == (0, 255)
+    assert len(np.unique(scaled)) == 2**bits, "every level is kept apart"
+    np.testing.assert_allclose(scaled, levels * (255 / (2**bits - 1)), rtol=1e-6)
+
+
+def test_black_16_bit_image_stays_black():
+    assert to_float(np.zeros((3, 4), np.uint16)).max() == 0

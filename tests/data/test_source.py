@@ -1,0 +1,64 @@
+from pathlib import PurePosixPath
+
+import pytest
+
+from implantdet.data.source import FileIndex, original_name, split_of
+
+
+@pytest.fixture
+def index(tmp_path):
+    for name in ("train/images/a.png", "valid/images/a.png", "one/b.png", "one/labels/x.json", ".hidden/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return FileIndex(tmp_path.resolve())
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "path"),
+    [
+        ("b.png", "x.json", "one/b.png"),
+        ("one/b.png", "x.json", "one/b.png"),
+        ("one\\b.png", "x.json", "one/b.png"),
+        ("../b.png", "one/labels/x.json", "one/b.png"),
+        ("train/images/a.png", "x.json", "train/images/a.png"),
+        ("a.png", "train/x.json", "train/images/a.png"),
+        ("a.png", "valid/labels.json", "valid/images/a.png"),
+    ],
+)
+def test_files_are_found(index, name, beside, path):
+    assert index.find(name, PurePosixPath(beside)) == (PurePosixPath(path), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a.png", "stands for 2 files: train/images/a.png, valid/images/a.png"),
+        ("B.PNG", "missing image: no file 'B.PNG' in the source; there is one/b.png"),
+        ("c.png", "missing image: no file 'c.png' in the source"),
+        ("../b.png", "leaves its folder"),
+        ("", "names no file"),
+        (7, "names no file"),
+    ],
+)
+def test_files_that_are_not_there(index, name, reason):
+    assert reason in index.find(name, PurePosixPath("x.json"))[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "original"),
+    [
+        ("Bicon-103_jpg.rf.0a1b2c3d.jpg", "Bicon-103"),
+        ("a_b_PNG.rf.XyZ9.png", "a_b"),
+        ("x_jpg.rf.0a1b.txt", "x"),
+        ("plain.jpg", None),
+        ("a.rf.jpg", None),
+        ("a.rf.0a1b.jpg", None),
+    ],
+)
+def test_roboflow_names(name, original):
+    assert original_name(PurePosixPath("train") / name) == original
+
+
+def test_split_is_the_folder_named_after_one():
+    assert split_of(PurePosixPath("x/valid/images/a.png")) == {"split": "valid"}
+    assert split_of(PurePosixPath("images/valid.png")) == {}
