@@ -15,3 +15,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 __version__ = "0.1.0"
+
+# Each of these registers components.
+from implantdet.modeling import backbone, implant_roi_heads, masked_image_model  # noqa: F401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from detectron2.config import CfgNode
 
 
@@ -9,7 +10,13 @@ def add_implantdet_config(cfg: CfgNode) -> None:
     """Add implantdet's keys and their defaults to ``cfg``, in place."""
     _add_dataset_keys(cfg)
     _add_vit_keys(cfg)
+    _add_part_head_keys(cfg)
+    _add_mim_keys(cfg)
     _add_solver_keys(cfg)
+    _add_assembly_keys(cfg)
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # Detectron2 says cuda in any case
+    # True, False, or None: a mask head if every annotation of the training set has a mask.
+    cfg.MODEL.MASK_ON = None
 
 
 def _add_dataset_keys(cfg: CfgNode) -> None:
@@ -18,9 +25,16 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # Prefix of the names that the folder is registered under: <NAME>_train_fold0, <NAME>_test, …
     cfg.DATASETS.NAME = "idd"
 
+    # Pre-training: folder of images without labels, with its subfolders, in place of DATASETS.TRAIN; empty: none.
+    cfg.DATASETS.IMAGE_FOLDER = ""
+
+    # Pre-training: smallest share of the image that a crop may have, in (0, 1]; 1: the whole image, made square.
+    cfg.INPUT.MIN_CROP_AREA = 0.2
     cfg.INPUT.NOISE_FRACTION = 0.06  # noise replaces up to this fraction of the pixels, in [0, 1]; paper section 4.3
     cfg.INPUT.FLIP_PROB = 0.5  # probability of each flip, horizontal and vertical, in [0, 1]
     cfg.INPUT.ROT90_PROB = 0.5  # probability of a quarter turn, either way alike, in [0, 1]
+    # Probability that an image gets an implant of another one, in [0, 1]; the implants need masks and implant_id.
+    cfg.INPUT.COPY_PASTE_PROB = 0.0
 
 
 def _add_vit_keys(cfg: CfgNode) -> None:
@@ -36,12 +50,65 @@ def _add_vit_keys(cfg: CfgNode) -> None:
     cfg.MODEL.VIT.ALLOW_PARTIAL_WEIGHTS = False
 
 
+def _add_part_head_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.PART_HEAD = CfgNode()  # read by ImplantROIHeads and CascadeImplantROIHeads
+    # binary_cross_entropy or focal: one question per category, so several can stand on one box.
+    # cross_entropy: a softmax over categories that exclude each other, Detectron2's own head.
+    cfg.MODEL.PART_HEAD.LOSS = "binary_cross_entropy"
+    cfg.MODEL.PART_HEAD.FOCAL_GAMMA = 2.0  # how much easy proposals are played down, >= 0
+    cfg.MODEL.PART_HEAD.FOCAL_ALPHA = 0.25  # share of yes against no, in [0, 1]; < 0: no such balance
+    # none, inverse_frequency, effective_number (class-balanced loss), or given; the first three count the training set.
+    cfg.MODEL.PART_HEAD.CLASS_WEIGHTING = "none"
+    cfg.MODEL.PART_HEAD.CLASS_WEIGHTS = []  # > 0, one per category, for the weighting `given`
+    cfg.MODEL.PART_HEAD.EFFECTIVE_NUMBER_BETA = 0.999  # in [0, 1); 0: all alike, towards 1: inverse frequency
+    cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA = 0.0  # width of the Gaussian of Soft-NMS, in IoU², > 0; 0: ordinary NMS
+    cfg.TEST.AUG.ROT90 = False  # with TEST.AUG.ENABLED: look at each image also turned by 90°
+
+
+def _add_mim_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.MIM = CfgNode()
+    # What is predicted for a hidden patch: pixel, patch_embed (the encoder's own patch embeddings) or encoder (deep
+    # features of the encoder's moving average).
+    cfg.MODEL.MIM.TARGET = "pixel"
+    cfg.MODEL.MIM.TARGET_LAYERS = []  # encoder: indices of the blocks whose outputs are averaged
+    cfg.MODEL.MIM.EMA_DECAY = 0.999  # encoder: decay of its moving average per step, in [0, 1)
+    cfg.MODEL.MIM.NORM_TARGET = True  # standardise every patch's target over its channels
+    cfg.MODEL.MIM.LOSS = "l2"  # l1, l2 or smooth_l1
+    cfg.MODEL.MIM.PIXEL_WEIGHT = 0.0  # weight of a second loss on pixels, >= 0; 0: none
+    cfg.MODEL.MIM.MASK_RATIO = 0.75  # share of hidden patches, in [0, 0.95]
+    cfg.MODEL.MIM.MASK_BLOCK = 1  # side of the hidden squares, in patches, >= 1; 1: patches at random
+    cfg.MODEL.MIM.DECODER_DEPTH = 8  # blocks, >= 0; 0: a linear head, and mask tokens pass through the encoder
+    cfg.MODEL.MIM.DECODER_DIM = 512  # channels, divisible by 4 and by DECODER_HEADS
+    cfg.MODEL.MIM.DECODER_HEADS = 16  # attention heads, >= 1
+    # The collapse guard compares the target's spread across images with the one before training.
+    cfg.MODEL.MIM.GUARD_PERIOD = 100  # iterations between measurements, >= 1
+    cfg.MODEL.MIM.GUARD_IMAGES = 32  # images that are compared, >= 2
+    cfg.MODEL.MIM.GUARD_FRACTION = 0.1  # smallest share of the spread that is allowed, in [0, 1)
+
+
 def _add_solver_keys(cfg: CfgNode) -> None:
-    # Lengths in passes over the training set; they decide MAX_ITER and WARMUP_ITERS.
+    # Lengths in passes over the training set, written with a point (50.0); MAX_ITER, WARMUP_ITERS, CHECKPOINT_PERIOD and
+    # TEST.EVAL_PERIOD follow from them.
     cfg.SOLVER.MAX_EPOCHS = 100.0  # > 0
     cfg.SOLVER.WARMUP_EPOCHS = 10.0  # in [0, MAX_EPOCHS)
     cfg.SOLVER.EVAL_EPOCHS = 5.0  # evaluate and save every so many epochs, > 0
     cfg.SOLVER.BETAS = [0.9, 0.999]  # AdamW's
     cfg.SOLVER.LAYER_DECAY = 0.7  # learning rate factor from one ViT block to the block below it, in (0, 1]; 1: off
-    cfg.SOLVER.ACCUMULATION_STEPS = 1  # iterations whose gradients are averaged into one step of the optimizer, >= 1
+    cfg.SOLVER.ACCUMULATION_STEPS = 1  # parts of a batch that pass one after another, to save memory, >= 1
     cfg.SOLVER.EMA_DECAY = 0.0  # decay per step of the averaged weights that are evaluated, in [0, 1); 0: off
+
+
+def _add_assembly_keys(cfg: CfgNode) -> None:
+    cfg.ASSEMBLY = CfgNode()  # read by PartAssembler: from parts to implants
+    # exact: the set partition of least cost. kmeans: as many clusters as the most frequent third has parts.
+    # kmeans_paper: as many clusters as parts, then merged by the two thresholds below.
+    cfg.ASSEMBLY.METHOD = "exact"
+    cfg.ASSEMBLY.MISS_RATE = 0.05  # share of thirds that go undetected, until calibration measures it, in (0, 1)
+    cfg.ASSEMBLY.FALSE_COST = 12.0  # nats that it costs to call a part of full score a false positive, > 0
+    cfg.ASSEMBLY.BOX_NOISE = 0.03  # standard deviation of a detected edge, in sides of a third, >= 0
+    cfg.ASSEMBLY.MERGE_DISTANCE = 0.25  # gap between clusters that are merged, in sides of a part, >= 0
+    cfg.ASSEMBLY.MERGE_OVERLAP = 0.25  # share of the smaller cluster's box above which clusters are merged, in (0, 1]
+    cfg.ASSEMBLY.MIN_SCORE = 0.05  # threshold of categories that calibration saw too seldom, in [0, 1]
+    cfg.ASSEMBLY.SCORE_QUANTILE = 0.05  # share of the right detections that adaptive thresholds may drop, in [0, 1]
+    cfg.ASSEMBLY.COVERAGE = 0.9  # share of conformal sets that should hold the true system, in (0, 1)
+    cfg.ASSEMBLY.LINES = ""  # yaml of product lines to choose from; empty: implantdet/phantom/lines.yaml

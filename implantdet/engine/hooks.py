@@ -1,0 +1,116 @@
+"""Hooks of the Trainer that Detectron2 does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event_storage
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from implantdet.engine.loader import seed_everything
+
+
+class WeightAveraging(HookBase):
+    """Updates the moving average of the weights after every step of the optimizer.
+
+    The average starts as a copy of the weights, and its decay grows with the steps up to the given one, so that short
+    trainings do not keep their random start in it.
+
+    Args:
+        average: timm's average of ``model``, with ``use_warmup``.
+        model: the model that is trained, not wrapped.
+    """
+
+    def __init__(self, average: ModelEmaV3, model: nn.Module) -> None:
+        self._average = average
+        self._model = model
+
+    def after_step(self) -> None:
+        """Take in the weights of this step; the first step is 1."""
+        self._average.update(self._model, step=self.trainer.iter + 1)
+
+
+class ValidationLoss(HookBase):
+    """Computes the training loss on validation data before every evaluation, as the scalar ``validation_loss``.
+
+    Gradients are off, and the backbone is in inference mode (no drop path). Proposals are sampled by the same seed
+    every time, so that values can be compared. The training itself does not notice: it seeds every iteration anew.
+
+    Args:
+        period: iterations between evaluations; the last iteration is evaluated in any case.
+        model: function that returns the model to evaluate; the loss is the sum of what it returns in training mode.
+        build_loader: function that returns batches with ground truth, each process a share of them.
+    """
+
+    def __init__(
+        self, period: int, model: nn.Module, build_loader: Callable[[], Iterable[list[dict[str, Any]]]]
+    ) -> None:
+        self._period = period
+        self._model = model
+        self._build_loader = build_loader
+
+    def after_step(self) -> None:
+        """Compute the loss, if it is time."""
+        next_iter = self.trainer.iter + 1
+        if next_iter % self._period == 0 or next_iter == self.trainer.max_iter:
+            loss = self.compute()
+            if comm.is_main_process():
+                self.trainer.storage.put_scalar("validation_loss", loss, smoothing_hint=False)
+
+    @torch.no_grad()
+    def compute(self) -> float:
+        """Mean of the loss over all batches of all processes; on the main process only."""
+        was_training = self._model.training
+        self._model.train()
+        self._model.get_submodule("backbone").eval()
+        total, count = 0.0, 0
+        with EventStorage():  # takes what the model's parts would write into the storage of the training
+            for index, batch in enumerate(self._build_loader()):
+                seed_everything(0, index)
+                total += float(sum(self._model(batch).values())) * len(batch)
+                count += len(batch)
+        self._model.train(was_training)
+        gathered = comm.gather((total, count))
+        return sum(total for total, _ in gathered) / max(1, sum(count for _, count in gathered)) if gathered else 0.0
+
+
+class BestCheckpointer(hooks.BestCheckpointer):
+    """Detectron2's, which after a resume still knows the best value so far."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value and its iteration."""
+        if self.best_metric is None:
+            return {}
+        return {"best_metric": float(self.best_metric), "best_iter": int(self.best_iter)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self.best_metric = state_dict["best_metric"]
+        self.best_iter = state_dict["best_iter"]
+
+
+class ProgressPrinter(CommonMetricPrinter):
+    """Detectron2's line of ETA, losses and times, and the images per second over all processes.
+
+    Args:
+        max_iter: length of the training.
+        ims_per_batch: images per iteration over all processes.
+    """
+
+    def __init__(self, max_iter: int, ims_per_batch: int) -> None:
+        super().__init__(max_iter)
+        self._ims_per_batch = ims_per_batch
+
+    def write(self) -> None:
+        """Print the line, with a scalar that the other writers record too."""
+        storage = get_event_storage()
+        if "time" in storage.histories() and storage.iter < self._max_iter:  # not once more after the end
+            seconds = storage.history("time").median(self._window_size)
+            # Detectron2 prints the scalars that carry this mark.
+            storage.put_scalar("[metric]images_per_second", self._ims_per_batch / seconds, smoothing_hint=False)
+        super().write()

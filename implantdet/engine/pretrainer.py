@@ -1,0 +1,97 @@
+"""The Trainer for pre-training without labels: other images in, other measures out, and a target that follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, hooks
+from detectron2.evaluation import DatasetEvaluators
+from torch import Tensor, nn
+
+from implantdet.data.unlabelled import UnlabelledMapper, unlabelled_dicts
+from implantdet.engine.collapse_guard import CollapseGuard
+from implantdet.engine.setup import needs_no_labels
+from implantdet.engine.trainer import Trainer
+from implantdet.evaluation.features import FeatureEvaluator
+from implantdet.evaluation.reconstruction import ReconstructionEvaluator
+from implantdet.modeling.masked_image_model import MaskedImageModel
+from implantdet.modeling.mim_targets import PixelTarget
+
+
+class Pretrainer(Trainer):
+    """Trains a ``MaskedImageModel`` on ``unlabelled_dicts(cfg)``; its last checkpoint is the result.
+
+    Evaluation on ``DATASETS.TEST`` draws reconstructions and probes the features of labelled boxes.
+    """
+
+    @classmethod
+    def build_dataset_dicts(cls, cfg: CfgNode) -> list[dict[str, Any]]:
+        """Images without labels, and without those that are tested on."""
+        return unlabelled_dicts(cfg)
+
+    @classmethod
+    def build_mapper(cls, cfg: CfgNode) -> UnlabelledMapper:
+        """Crops to the size that positions are stored for, and flips."""
+        return UnlabelledMapper(cfg, is_train=True)
+
+    def build_hooks(self) -> list[HookBase]:
+        """The Trainer's, and before anything is saved or written the target's update and the collapse guard."""
+        model, mim = self.checkpointer.model, self.cfg.MODEL.MIM
+        added: list[HookBase] = [TargetUpdate(model)]
+        if not isinstance(model.target, PixelTarget):  # pixels cannot collapse
+            added.append(CollapseGuard(model, self.guard_images, mim.GUARD_PERIOD, mim.GUARD_FRACTION))
+        timer, schedule, *others = super().build_hooks()
+        return [timer, schedule, *added, *others]
+
+    def build_evaluation_hooks(self, model: nn.Module) -> list[HookBase]:
+        """Evaluation only: a loss of masked images says little about features, so no checkpoint is the best."""
+        return [hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, lambda: self.test(self.cfg, model))]
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
+        """Reconstructions and feature quality; the files of several test sets go to a folder each."""
+        output_dir = Path(cfg.OUTPUT_DIR)
+        if len(cfg.DATASETS.TEST) > 1:
+            output_dir /= dataset_name
+        reconstruction = ReconstructionEvaluator(output_dir, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+        return DatasetEvaluators([reconstruction, FeatureEvaluator(dataset_name, output_dir)])
+
+    def guard_images(self) -> Tensor:
+        """Images of the training set, evenly spaced, for the collapse guard: (N, C, H, W), grey levels."""
+        mapper = UnlabelledMapper(self.cfg, is_train=False)
+        num_images = min(self.cfg.MODEL.MIM.GUARD_IMAGES, len(self.dataset_dicts))
+        if num_images < 2:
+            raise ValueError(
+                f"the collapse guard compares images, and found {num_images}; expected MODEL.MIM.GUARD_IMAGES >= 2 and "
+                "a training set of 2 images or more"
+            )
+        spacing = len(self.dataset_dicts) // num_images
+        return torch.stack([mapper(record)["image"] for record in self.dataset_dicts[::spacing][:num_images]])
+
+
+class TargetUpdate(HookBase):
+    """Lets the target follow the encoder after every step of the optimizer.
+
+    Args:
+        model: the model that is trained, not wrapped.
+    """
+
+    def __init__(self, model: MaskedImageModel) -> None:
+        self._model = model
+
+    def before_train(self) -> None:
+        """Take over what ``MODEL.WEIGHTS`` brought; a target that is resumed is right already."""
+        if self.trainer.iter == 0:
+            self._model.update_target(0)
+
+    def after_step(self) -> None:
+        """Follow the step just made."""
+        self._model.update_target(self.trainer.iter + 1)
+
+
+def trainer_class(cfg: CfgNode) -> type[Trainer]:
+    """The class that trains and evaluates ``MODEL.META_ARCHITECTURE``."""
+    return Pretrainer if needs_no_labels(cfg) else Trainer

@@ -1,0 +1,75 @@
+"""From command-line arguments to a complete config: what the data decides is read from the data."""
+
+from __future__ import annotations
+
+import argparse
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_setup
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from implantdet.config import add_implantdet_config
+from implantdet.data.register import register_idd
+from implantdet.modeling.masked_image_model import MaskedImageModel
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Merge the config, register its dataset, complete it from the data, and start logging.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+
+    Returns:
+        The frozen config; it is also written to ``OUTPUT_DIR/config.yaml``.
+    """
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    if args.config_file:
+        cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    if cfg.DATASETS.TEST or not cfg.DATASETS.IMAGE_FOLDER:
+        register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
+    if not needs_no_labels(cfg):
+        complete_from_data(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="implantdet")
+    return cfg
+
+
+def needs_no_labels(cfg: CfgNode) -> bool:
+    """Whether ``MODEL.META_ARCHITECTURE`` is pre-trained without labels."""
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE) is MaskedImageModel
+
+
+def complete_from_data(cfg: CfgNode) -> None:
+    """Set the number of classes and, unless it is given, whether there is a mask head, from the training sets.
+
+    Raises:
+        ValueError: there is no training set, a test set has other classes, or ``MODEL.MASK_ON`` is asked for and
+            annotations have no masks.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty; expected the name of a training set, which decides the classes")
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    annotations = [annotation for record in records for annotation in record["annotations"]]
+    num_masks = sum("segmentation" in annotation for annotation in annotations)
+    classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+    for name in cfg.DATASETS.TEST:
+        DatasetCatalog.get(name)  # the metadata is there after this
+        if MetadataCatalog.get(name).thing_classes != classes:
+            raise ValueError(
+                f"DATASETS.TEST: '{name}' has the classes {MetadataCatalog.get(name).thing_classes}, but the training "
+                f"set '{cfg.DATASETS.TRAIN[0]}' has {classes}"
+            )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+    if cfg.MODEL.MASK_ON is None:
+        cfg.MODEL.MASK_ON = 0 < num_masks == len(annotations)
+    elif cfg.MODEL.MASK_ON and num_masks < len(annotations):
+        raise ValueError(
+            f"MODEL.MASK_ON is True, but {len(annotations) - num_masks} of the {len(annotations)} annotations of "
+            f"{', '.join(cfg.DATASETS.TRAIN)} have no 'segmentation': set MODEL.MASK_ON False, or annotate masks"
+        )

@@ -1,0 +1,197 @@
+"""The Trainer of all models: Detectron2's loop with AdamW, lengths in epochs, EMA and exact resuming."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from implantdet.data.augmentation import build_augmentation
+from implantdet.data.dataset_mapper import RadiographMapper
+from implantdet.engine.checkpoint import BEST, Checkpointer
+from implantdet.engine.hooks import BestCheckpointer, ProgressPrinter, ValidationLoss, WeightAveraging
+from implantdet.engine.loader import build_stream, seed_everything
+from implantdet.engine.optimizer import build_adamw
+from implantdet.engine.schedule import with_lengths
+from implantdet.engine.step import StepTrainer
+from implantdet.evaluation.coco_evaluator import COCOEvaluator
+
+
+class Trainer(DefaultTrainer):
+    """Trains what ``cfg`` describes: ``resume_or_load``, then ``train``.
+
+    On the CPU, a training that is interrupted and resumed ends with the same weights, bit for bit. After every
+    ``SOLVER.EVAL_EPOCHS`` the last two checkpoints, the best one by validation AP and ``results.json`` are on disk.
+
+    Args:
+        cfg: complete (``implantdet.engine.setup``), with lengths in epochs (``implantdet.engine.schedule``).
+
+    Raises:
+        ValueError: a length is out of its range, or the batch cannot be split as asked for.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)  # DefaultTrainer's own builds Detectron2's step and checkpointer
+        self.dataset_dicts = self.build_dataset_dicts(cfg)
+        self.cfg = cfg = with_lengths(cfg, len(self.dataset_dicts))
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        _check_batch(cfg)
+
+        seed_everything(self.seed)  # the first weights too depend on nothing but the seed
+        model = self.build_model(cfg)
+        self.ema = ModelEmaV3(model, decay=cfg.SOLVER.EMA_DECAY, use_warmup=True) if cfg.SOLVER.EMA_DECAY else None
+        optimizer = self.build_optimizer(cfg, model)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        # Without device_ids, several processes can share a CPU.
+        device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
+        self._trainer = StepTrainer(
+            create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids),
+            self._build_stream(),
+            optimizer,
+            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+            amp=cfg.SOLVER.AMP.ENABLED,
+            seed=self.seed,
+        )
+        self.checkpointer = Checkpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            allow_partial=cfg.MODEL.VIT.ALLOW_PARTIAL_WEIGHTS,
+            trainer=weakref.proxy(self),
+            **({"ema": self.ema.module} if self.ema else {}),
+        )
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint in ``OUTPUT_DIR``, or start from ``MODEL.WEIGHTS``.
+
+        Args:
+            resume: go on if there is a checkpoint. If False, a later resume does not find what an earlier training
+                left in ``OUTPUT_DIR``.
+        """
+        if not resume and comm.is_main_process():
+            (Path(self.cfg.OUTPUT_DIR) / "last_checkpoint").unlink(missing_ok=True)
+        super().resume_or_load(resume)
+        self._trainer.reset_data_loader(self._build_stream)  # from start_iter on
+
+    @classmethod
+    def build_dataset_dicts(cls, cfg: CfgNode) -> list[dict[str, Any]]:
+        """The training set."""
+        return get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+
+    @classmethod
+    def build_mapper(cls, cfg: CfgNode) -> RadiographMapper:
+        """From a dataset dict of the training set to the model's input."""
+        return RadiographMapper(cfg, is_train=True)
+
+    def _build_stream(self) -> Iterable[list[dict[str, Any]]]:
+        mapper = self.build_mapper(self.cfg)
+        start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
+        return build_stream(self.cfg, self.dataset_dicts, mapper, self.seed, start)
+
+    def build_hooks(self) -> list[HookBase]:
+        """Timing, schedule, averaging, checkpoints, validation and logs, in the order in which they have to run."""
+        cfg = self.cfg
+        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if self.ema:
+            built.append(WeightAveraging(self.ema, self.checkpointer.model))
+        if comm.is_main_process():
+            built.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2))
+        if cfg.DATASETS.TEST:
+            built += self.build_evaluation_hooks(self.ema.module if self.ema else self.checkpointer.model)
+        if comm.is_main_process():
+            built.append(hooks.PeriodicWriter(self.build_writers()))
+        return built
+
+    def build_evaluation_hooks(self, model: nn.Module) -> list[HookBase]:
+        """Validation loss and metrics of ``model``, and the best checkpoint by AP."""
+        cfg, period = self.cfg, self.cfg.TEST.EVAL_PERIOD
+        built: list[HookBase] = [
+            ValidationLoss(period, model, lambda: build_validation_loader(cfg)),
+            hooks.EvalHook(period, lambda: self.test(cfg, model)),
+        ]
+        if comm.is_main_process():
+            prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
+            built.append(BestCheckpointer(period, self.checkpointer, f"{prefix}bbox/AP", file_prefix=BEST))
+        return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """The log, ``metrics.json``, and TensorBoard if it is installed."""
+        output_dir = Path(self.cfg.OUTPUT_DIR)
+        writers: list[EventWriter] = [
+            ProgressPrinter(self.max_iter, self.cfg.SOLVER.IMS_PER_BATCH),
+            JSONWriter(str(output_dir / "metrics.json")),
+        ]
+        if find_spec("tensorboard"):
+            writers.append(TensorboardXWriter(str(output_dir)))
+        return writers
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW, see ``implantdet.engine.optimizer``."""
+        return build_adamw(cfg, model)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """Images as they are, one by one."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=RadiographMapper(cfg, is_train=False))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """COCO's metrics; the files of several test sets go to a folder each."""
+        output_dir = Path(cfg.OUTPUT_DIR)
+        if len(cfg.DATASETS.TEST) > 1:
+            output_dir /= dataset_name
+        return COCOEvaluator(dataset_name, output_dir, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
+
+    @classmethod
+    def evaluate(cls, cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
+        """Evaluate a trained model on ``DATASETS.TEST``, with its averaged weights if the checkpoint has them.
+
+        Args:
+            cfg: complete, see ``implantdet.engine.setup``.
+            resume: take the last checkpoint in ``OUTPUT_DIR`` instead of ``MODEL.WEIGHTS``.
+
+        Raises:
+            ValueError: there are no weights, or they do not cover the model.
+        """
+        model = cls.build_model(cfg)
+        # Loaded after `model`, averaged weights take its place.
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, ema=model)
+        path = checkpointer.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS
+        if not path:
+            raise ValueError(
+                "nothing to evaluate: give MODEL.WEIGHTS <a training's OUTPUT_DIR>/model_best.pth, or --resume for the "
+                f"last checkpoint in OUTPUT_DIR (found MODEL.WEIGHTS '{cfg.MODEL.WEIGHTS}' and OUTPUT_DIR "
+                f"'{cfg.OUTPUT_DIR}')"
+            )
+        checkpointer.load(path)
+        return cls.test(cfg, model)
+
+
+def build_validation_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+    """The test sets with their ground truth, one image by one, without augmentation."""
+    mapper = RadiographMapper(cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False))
+    dataset_dicts = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
+    return build_detection_test_loader(dataset_dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def _check_batch(cfg: CfgNode) -> None:
+    parts = comm.get_world_size() * cfg.SOLVER.ACCUMULATION_STEPS
+    if cfg.SOLVER.ACCUMULATION_STEPS < 1 or cfg.SOLVER.IMS_PER_BATCH % parts:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; expected a multiple of {comm.get_world_size()} "
+            f"process(es) × SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} (>= 1)"
+        )

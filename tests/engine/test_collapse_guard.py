@@ -1,0 +1,128 @@
+"""The guard: its measures by hand, a run that collapses, and runs that do not."""
+
+import math
+
+import pytest
+import torch
+from detectron2.engine import TrainerBase
+
+from implantdet.engine.collapse_guard import CollapseGuard, TargetCollapseError, target_spread
+from implantdet.modeling.masked_image_model import MaskedImageModel
+from implantdet.modeling.mim_decoder import build_decoder
+from implantdet.modeling.mim_targets import build_target
+from implantdet.modeling.vit import ViT
+
+# --- the measures
+
+
+def test_spread_by_hand():
+    """Three images, two positions, four channels."""
+    line = torch.tensor([[-1.0, 0, 0, 0], [0, 0, 0, 0], [1.0, 0, 0, 0]])  # one direction
+    axes = math.sqrt(3) * torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0]])  # centred: a triangle
+    spread = target_spread(torch.stack([line + 7, axes - 5], dim=1))
+    # Variances (divided by N - 1): the line 1 in one of four channels; the triangle 1 in three of four.
+    assert math.isclose(spread.std, math.sqrt((1 + 3) / 8), rel_tol=1e-6)
+    # Ranks: 1, and 2 equal singular values, so exp(log 2).
+    assert math.isclose(spread.effective_rank, (1 + 2) / 2, rel_tol=1e-6)
+
+
+def test_effective_rank_is_the_entropy_of_singular_values():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(6, 3, 20, generator=generator)
+    expected = []
+    for position in (targets - targets.mean(dim=0)).unbind(1):
+        values = torch.linalg.svdvals(position.double())
+        shares = values / values.sum()
+        expected.append(math.exp(-sum(p * math.log(p) for p in shares.tolist() if p > 1e-7)))
+    assert math.isclose(target_spread(targets).effective_rank, sum(expected) / 3, rel_tol=1e-4)
+
+
+def test_positions_alone_are_no_spread():
+    """What RankMe over all tokens misses: every position has another target, and every image the same."""
+    targets = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(0)).expand(8, -1, -1)
+    assert target_spread(targets) == (0.0, 0.0)
+    noisy = targets + 1e-3 * torch.randn(8, 16, 32, generator=torch.Generator().manual_seed(1))
+    assert target_spread(noisy).std == pytest.approx(1e-3, rel=0.1)
+    assert target_spread(noisy).effective_rank > 5
+
+
+# --- the guard at work
+
+
+def radiographs(num_images, seed):
+    """Bright rods before smooth noise, (N, 1, 64, 64)."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(num_images, 1, 8, 8, generator=generator) * 120
+    images = torch.nn.functional.interpolate(coarse, size=64, mode="bilinear")
+    for image, left in zip(images, torch.randint(4, 50, (num_images,), generator=generator).tolist(), strict=True):
+        image[0, 8:56, left : left + 10] += 120
+    return images
+
+
+class TinyPretraining(TrainerBase):
+    """A training without Detectron2's data and checkpoints."""
+
+    def __init__(self, num_steps, lr, model=MaskedImageModel, **kwargs):
+        super().__init__()
+        torch.manual_seed(0)
+        encoder = ViT(name="test_vit", img_size=64, in_chans=1)
+        target = build_target(kwargs.pop("target"), encoder, 1, kwargs.pop("layers", []), kwargs.pop("ema_decay", 0.0))
+        decoder = build_decoder(encoder, target.dim, dim=32, depth=1, num_heads=4)
+        stats = {"pixel_mean": [100.0], "pixel_std": [50.0]}
+        self.model = model(encoder=encoder, decoder=decoder, target=target, **stats, **kwargs).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
+        self.guard = CollapseGuard(self.model, lambda: radiographs(8, seed=1), period=10, min_fraction=0.1)
+        self.images = radiographs(64, seed=2)
+        self.num_steps = num_steps
+        self.register_hooks([self.guard])
+
+    def run_step(self):
+        batch = self.images[torch.randint(64, (8,))]
+        loss = self.model([{"image": image} for image in batch])["loss_mim"]
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.model.update_target(self.iter + 1)
+
+    def train(self):
+        super().train(0, self.num_steps)
+        return self
+
+
+class FlowingTargets(MaskedImageModel):
+    """Its gradients flow through the target, the encoder's own features: constant features make the loss small."""
+
+    def targets(self, images):
+        return self.encoder(images)["last_feat"].flatten(2).mT
+
+
+def test_guard_stops_a_collapsing_run():
+    collapsing = TinyPretraining(60, lr=3e-3, model=FlowingTargets, target="patch_embed")
+    with pytest.raises(TargetCollapseError, match=r"after \d+ iterations its std across images .* PIXEL_WEIGHT"):
+        collapsing.train()
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"target": "patch_embed"}, {"target": "encoder", "layers": [3, 5], "ema_decay": 0.99}]
+)
+def test_guard_lets_a_healthy_run_pass(kwargs):
+    trainer = TinyPretraining(30, lr=3e-3, **kwargs).train()
+    assert trainer.iter == 30
+    latest = trainer.storage.latest()
+    assert latest["target_std"][0] == trainer.guard.measure().std
+    assert latest["target_effective_rank"][0] > 1
+
+
+def test_guard_compares_with_the_start_also_after_a_resume():
+    trainer = TinyPretraining(10, lr=1e-3, target="patch_embed", norm_target=False).train()
+    start = trainer.guard.state_dict()["start"]
+    resumed = TinyPretraining(10, lr=1e-3, target="patch_embed", norm_target=False)
+    resumed.guard.load_state_dict({"start": [10 * value for value in start]})
+    with pytest.raises(TargetCollapseError, match=f"of the {10 * start[0]:.3g} before training"):
+        resumed.train()
+
+
+@pytest.mark.parametrize(("period", "fraction"), [(0, 0.1), (1, 1.0), (1, -0.1)])
+def test_wrong_settings_are_named(period, fraction):
+    with pytest.raises(ValueError, match=f"GUARD_PERIOD {period} and GUARD_FRACTION {fraction}"):
+        CollapseGuard(None, None, period, fraction)

@@ -1,0 +1,165 @@
+"""Pre-training end to end: exact resuming, the target's update, held-out images, and the road to the detector."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+
+from implantdet.config import add_implantdet_config
+from implantdet.data.register import register_idd
+from implantdet.engine.pretrainer import Pretrainer, trainer_class
+from implantdet.engine.trainer import Trainer
+from implantdet.modeling.weights import load_backbone_weights
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def mim_cfg(idd_root, tmp_path):
+    """A function: the complete config of pretrain_mde_smoke.yaml on the tiny dataset, six iterations long."""
+
+    def build(*opts):
+        cfg = get_cfg()
+        add_implantdet_config(cfg)
+        cfg.merge_from_file(str(CONFIGS / "pretrain_mde_smoke.yaml"))
+        cfg.merge_from_list(
+            ["DATASETS.ROOT", str(idd_root), "DATASETS.NAME", "mim", "OUTPUT_DIR", str(tmp_path / "out")]
+        )
+        cfg.merge_from_list(["DATASETS.TRAIN", "('mim_train_fold0',)", "DATASETS.TEST", "('mim_val_fold0',)"])
+        cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_EPOCHS", "2.0", *opts])
+        register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
+        Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+        cfg.freeze()
+        return cfg
+
+    return build
+
+
+def train(cfg, resume=False, interrupt_at=None):
+    trainer = trainer_class(cfg)(cfg)
+    trainer.resume_or_load(resume=resume)
+    run_step = trainer.run_step
+
+    def interrupted_step():
+        if trainer.iter == interrupt_at:
+            raise KeyboardInterrupt
+        run_step()
+
+    trainer.run_step = interrupted_step
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture
+def untrained():
+    """A function that builds a trainer, whose writers are closed although it is never trained."""
+    trainers = []
+
+    def build(cfg):
+        trainers.append(trainer_class(cfg)(cfg))
+        return trainers[-1]
+
+    yield build
+    for trainer in trainers:
+        for hook in trainer._hooks:
+            for writer in getattr(hook, "_writers", ()):
+                writer.close()
+
+
+def checkpoint(cfg, name="model_final"):
+    return torch.load(Path(cfg.OUTPUT_DIR) / f"{name}.pth", weights_only=True)
+
+
+def test_meta_architecture_decides_the_trainer(mim_cfg, tiny_cfg):
+    assert trainer_class(mim_cfg()) is Pretrainer
+    assert trainer_class(tiny_cfg()) is Trainer
+
+
+def test_an_interrupted_pretraining_ends_with_the_same_bits(mim_cfg, tmp_path):
+    whole = mim_cfg("SOLVER.EVAL_EPOCHS", "1.0")
+    parts = mim_cfg("SOLVER.EVAL_EPOCHS", "1.0", "OUTPUT_DIR", str(tmp_path / "other"))
+    train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, interrupt_at=5)  # the checkpoint is of iteration 2
+    assert train(parts, resume=True).start_iter == 3
+    found, expected = checkpoint(parts), checkpoint(whole)
+    assert any(name.startswith("target.teacher.") for name in expected["model"])
+    torch.testing.assert_close(found["model"], expected["model"], rtol=0, atol=0)
+    assert found["trainer"]["hooks"]["CollapseGuard"] == expected["trainer"]["hooks"]["CollapseGuard"]
+    # The comparison is not one of untrained weights.
+    assert not torch.equal(
+        checkpoint(whole, "model_0000002")["model"]["decoder.embed.weight"], expected["model"]["decoder.embed.weight"]
+    )
+
+
+def test_the_target_follows_every_step(mim_cfg):
+    """Six steps of the moving average by hand, from the weights of every step."""
+    trainer = Pretrainer(mim_cfg("MODEL.MIM.EMA_DECAY", "0.5", "DATASETS.TEST", "()", "SOLVER.BASE_LR", "0.01"))
+    model = trainer.checkpointer.model
+    average = model.encoder.blocks[0].mlp.fc1.weight.detach().clone()
+    after_step = trainer.after_step
+
+    def record():
+        nonlocal average
+        average = 0.5 * average + 0.5 * model.encoder.blocks[0].mlp.fc1.weight.detach()
+        after_step()
+
+    trainer.after_step = record
+    trainer.train()
+    assert torch.allclose(model.target.teacher.blocks[0].mlp.fc1.weight, average, atol=1e-6)
+    assert not torch.allclose(model.encoder.blocks[0].mlp.fc1.weight, average, atol=1e-4)
+
+
+def test_the_target_takes_over_loaded_weights(mim_cfg, untrained, tmp_path):
+    first = train(mim_cfg("DATASETS.TEST", "()"))
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "out/model_final.pth"), "OUTPUT_DIR", str(tmp_path / "second"))
+    second = untrained(mim_cfg(*weights, "SEED", "5", "DATASETS.TEST", "()"))
+    second.resume_or_load(resume=False)
+    second.before_train()
+    loaded = first.checkpointer.model.encoder.state_dict()
+    torch.testing.assert_close(second.checkpointer.model.target.teacher.state_dict(), loaded, rtol=0, atol=0)
+
+
+def test_checkpoint_goes_straight_into_the_detector(mim_cfg, tiny_cfg, untrained):
+    cfg = mim_cfg("DATASETS.TEST", "()")
+    model = train(cfg).checkpointer.model.eval()
+    path = f"{cfg.OUTPUT_DIR}/model_final.pth"
+    detector = untrained(tiny_cfg("MODEL.WEIGHTS", path, "DATASETS.TEST", "()"))
+    detector.resume_or_load(resume=False)
+    net = detector.checkpointer.model.backbone.net.eval()
+    assert net.state_dict().keys() == model.encoder.state_dict().keys()
+    torch.testing.assert_close(net.state_dict(), model.encoder.state_dict(), rtol=0, atol=0)
+    images = torch.randn(2, 1, 64, 64)
+    torch.testing.assert_close(net(images)["last_feat"], model.encoder(images)["last_feat"], rtol=0, atol=1e-6)
+    load_backbone_weights(detector.checkpointer.model, path)  # raises if one key of the backbone is missing
+
+
+def test_evaluation_writes_reconstructions(mim_cfg):
+    cfg = mim_cfg()
+    train(cfg)
+    written = json.loads((Path(cfg.OUTPUT_DIR) / "reconstruction.json").read_text(encoding="utf-8"))
+    assert written["num_images"] == 2
+    results = Pretrainer.evaluate(cfg, resume=True)
+    assert results["reconstruction"] == written["reconstruction"]
+    assert (Path(cfg.OUTPUT_DIR) / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_of_images_is_enough(mim_cfg, idd_root, tmp_path):
+    shutil.copytree(idd_root / "images", tmp_path / "folder" / "sub")
+    trainer = Pretrainer(mim_cfg("DATASETS.IMAGE_FOLDER", str(tmp_path / "folder"), "DATASETS.TEST", "()"))
+    assert len(trainer.dataset_dicts) == 8  # ten, without the two of mim_test
+    trainer.train()
+    assert trainer.iter == trainer.max_iter == 8
+
+
+def test_pixels_need_no_guard(mim_cfg, untrained):
+    opts = ("MODEL.MIM.TARGET", "pixel", "MODEL.MIM.PIXEL_WEIGHT", "0.0", "DATASETS.TEST", "()")
+    assert "CollapseGuard" not in {type(hook).__name__ for hook in untrained(mim_cfg(*opts))._hooks}
+
+
+def test_guard_needs_two_images(mim_cfg, untrained):
+    with pytest.raises(ValueError, match=r"compares images, and found 1; expected MODEL.MIM.GUARD_IMAGES >= 2"):
+        untrained(mim_cfg("MODEL.MIM.GUARD_IMAGES", "1", "DATASETS.TEST", "()")).train()

@@ -1,0 +1,60 @@
+"""What the config takes from the data."""
+
+import argparse
+import re
+
+import pytest
+import yaml
+
+from conftest import REPOSITORY, tiny_dataset
+from implantdet.engine.setup import setup
+
+
+def arguments(root, output_dir, *opts):
+    options = ["OUTPUT_DIR", str(output_dir), *tiny_dataset(root), *opts]
+    return argparse.Namespace(config_file=str(REPOSITORY / "configs/opg_smoke.yaml"), opts=options, eval_only=False)
+
+
+def test_classes_and_masks_come_from_the_data(idd_root, boxes_only_root, tmp_path):
+    cfg = setup(arguments(idd_root, tmp_path))
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 5
+    assert cfg.MODEL.MASK_ON is True
+    assert setup(arguments(boxes_only_root, tmp_path)).MODEL.MASK_ON is False
+    written = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
+    assert written["MODEL"]["MASK_ON"] is False
+    assert written["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 5
+
+
+def test_whole_implants_have_their_own_classes(idd_root, tmp_path):
+    names = ("DATASETS.TRAIN", "('tiny_masks_train_fold1_systems',)", "DATASETS.TEST", "('tiny_masks_test_systems',)")
+    assert setup(arguments(idd_root, tmp_path, *names)).MODEL.ROI_HEADS.NUM_CLASSES == 2
+
+
+def test_a_written_config_can_be_used_again(idd_root, tmp_path):
+    first = setup(arguments(idd_root, tmp_path))
+    again = setup(argparse.Namespace(config_file=str(tmp_path / "config.yaml"), opts=[], eval_only=False))
+    assert yaml.safe_load(again.dump()) == yaml.safe_load(first.dump())
+
+
+def test_masks_can_be_left_out(idd_root, tmp_path):
+    assert setup(arguments(idd_root, tmp_path, "MODEL.MASK_ON", "False")).MODEL.MASK_ON is False
+
+
+def test_masks_that_are_not_there_are_an_error(boxes_only_root, tmp_path):
+    with pytest.raises(ValueError, match=re.escape("MODEL.MASK_ON is True, but 36 of the 36 annotations of tiny_boxes")):
+        setup(arguments(boxes_only_root, tmp_path, "MODEL.MASK_ON", "True"))
+
+
+def test_a_test_set_of_other_classes_is_an_error(idd_root, tmp_path):
+    with pytest.raises(ValueError, match=r"DATASETS.TEST: 'tiny_masks_test_systems' has the classes \['Bicon', 'ITI'\]"):
+        setup(arguments(idd_root, tmp_path, "DATASETS.TEST", "('tiny_masks_test_systems',)"))
+
+
+def test_no_training_set_is_an_error(idd_root, tmp_path):
+    with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
+        setup(arguments(idd_root, tmp_path, "DATASETS.TRAIN", "()"))
+
+
+def test_a_missing_dataset_says_how_to_get_one(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere.*implantdet import"):
+        setup(arguments(tmp_path / "nowhere", tmp_path))

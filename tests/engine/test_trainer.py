@@ -1,0 +1,160 @@
+"""Trainings of six iterations: exact resuming, averaged weights, the best checkpoint, evaluation."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from implantdet.engine.trainer import Trainer, build_validation_loader
+
+# Six images in batches of two: an epoch has three iterations.
+TWO_EPOCHS = ("SOLVER.MAX_EPOCHS", "2.0", "SOLVER.EVAL_EPOCHS", "1.0")
+
+
+def train(cfg, resume=False, interrupt_at=None):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    run_step = trainer.run_step
+
+    def interrupted_step():
+        if trainer.iter == interrupt_at:
+            raise KeyboardInterrupt
+        run_step()
+
+    trainer.run_step = interrupted_step
+    trainer.train()
+    return trainer
+
+
+def checkpoint(cfg, name):
+    return torch.load(Path(cfg.OUTPUT_DIR) / f"{name}.pth", weights_only=True)
+
+
+def last_metrics(cfg):
+    """The last value of every scalar; those of the final evaluation stand in a line of their own."""
+    lines = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text(encoding="utf-8").splitlines()
+    return {key: value for line in lines for key, value in json.loads(line).items()}
+
+
+def results(folder):
+    return json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
+
+
+def assert_same_bits(found, expected):
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.fixture
+def other_dir(tmp_path):
+    (tmp_path / "other").mkdir()
+    return ("OUTPUT_DIR", str(tmp_path / "other"))
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(tiny_cfg, other_dir):
+    options = (*TWO_EPOCHS, "SOLVER.EMA_DECAY", "0.9", "MODEL.VIT.DROP_PATH_RATE", "0.3")
+    whole, parts = tiny_cfg(*options), tiny_cfg(*options, *other_dir)
+    train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, interrupt_at=5)  # the checkpoint is of iteration 2
+    resumed = train(parts, resume=True)
+    assert resumed.start_iter == 3
+    found, expected = checkpoint(parts, "model_final"), checkpoint(whole, "model_final")
+    assert found.keys() == expected.keys() == {"model", "ema", "trainer", "iteration"}
+    assert_same_bits(found["model"], expected["model"])
+    assert_same_bits(found["ema"], expected["ema"])
+    assert_same_bits(found["trainer"]["_trainer"]["optimizer"], expected["trainer"]["_trainer"]["optimizer"])
+    assert found["trainer"]["iteration"] == 5
+    for key in ("validation_loss", "lr", "bbox/AR100"):
+        assert last_metrics(parts)[key] == last_metrics(whole)[key]
+
+
+def test_evaluating_does_not_change_the_training(tiny_cfg, other_dir):
+    with_test, without = tiny_cfg(*TWO_EPOCHS), tiny_cfg(*TWO_EPOCHS, *other_dir, "DATASETS.TEST", "()")
+    train(with_test)
+    train(without)
+    assert_same_bits(checkpoint(without, "model_final")["model"], checkpoint(with_test, "model_final")["model"])
+
+
+def test_averaged_weights_are_what_is_evaluated(tiny_cfg, monkeypatch):
+    cfg = tiny_cfg(*TWO_EPOCHS, "SOLVER.EMA_DECAY", "0.9")
+    evaluated = []
+
+    def record(cfg, model):
+        evaluated.append({key: value.clone() for key, value in model.state_dict().items()})
+        return {"bbox": {"AP": 50.0}}
+
+    monkeypatch.setattr(Trainer, "test", staticmethod(record))
+    train(cfg)
+    saved = checkpoint(cfg, "model_final")
+    assert not torch.equal(saved["ema"]["backbone.net.pos_embed"], saved["model"]["backbone.net.pos_embed"])
+    assert_same_bits(evaluated[-1], dict(saved["ema"]))
+    # --eval-only finds them too.
+    eval_cfg = cfg.clone()
+    eval_cfg.defrost()
+    eval_cfg.MODEL.WEIGHTS = f"{cfg.OUTPUT_DIR}/model_final.pth"
+    Trainer.evaluate(eval_cfg)
+    assert_same_bits(evaluated[-1], dict(saved["ema"]))
+
+
+def test_the_best_checkpoint_is_of_the_best_ap(tiny_cfg, monkeypatch):
+    cfg = tiny_cfg("SOLVER.MAX_EPOCHS", "3.0", "SOLVER.EVAL_EPOCHS", "1.0")
+    values = iter([10.0, 30.0, 20.0])
+    monkeypatch.setattr(Trainer, "test", lambda *_: {"bbox": {"AP": next(values)}})
+    train(cfg)
+    assert checkpoint(cfg, "model_best")["iteration"] == 5  # the second of three epochs
+    assert checkpoint(cfg, "model_final")["trainer"]["hooks"]["BestCheckpointer"] == {"best_metric": 30.0, "best_iter": 5}
+    # Of the others, the last two are kept.
+    assert sorted(path.name for path in Path(cfg.OUTPUT_DIR).glob("model_0*")) == ["model_0000005.pth", "model_0000008.pth"]
+
+
+def test_evaluation_after_training_gives_the_numbers_of_the_training(tiny_cfg):
+    cfg = tiny_cfg(*TWO_EPOCHS)
+    train(cfg)
+    expected = results(cfg.OUTPUT_DIR)
+    assert set(expected) == {"dataset", "num_images", "num_annotations", "num_detections", "bbox", "segm"}
+    assert Trainer.evaluate(cfg, resume=True)["bbox"]["AR100"] == last_metrics(cfg)["bbox/AR100"]
+    assert results(cfg.OUTPUT_DIR) == expected
+
+
+def test_several_test_sets_have_a_folder_each(tiny_cfg):
+    cfg = tiny_cfg("DATASETS.TEST", "('tiny_masks_val_fold0', 'tiny_masks_test')", "SOLVER.MAX_EPOCHS", "1.0")
+    train(cfg)
+    for name in cfg.DATASETS.TEST:
+        assert results(f"{cfg.OUTPUT_DIR}/{name}")["dataset"] == name
+    best = checkpoint(cfg, "model_best")["trainer"]["hooks"]["BestCheckpointer"]["best_metric"]
+    assert best == last_metrics(cfg)["tiny_masks_val_fold0/bbox/AP"]  # the first one decides
+
+
+def test_a_new_start_hides_the_old_checkpoints_from_a_resume(tiny_cfg):
+    cfg = tiny_cfg(*TWO_EPOCHS)
+    train(cfg)
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, interrupt_at=1)
+    assert train(cfg, resume=True).start_iter == 0
+
+
+def test_mixed_precision_trains_on_the_cpu(tiny_cfg):
+    cfg = tiny_cfg("SOLVER.AMP.ENABLED", "True", "DATASETS.TEST", "()", *TWO_EPOCHS)
+    trainer = train(cfg)
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+    assert last_metrics(cfg)["total_loss"] > 0
+
+
+def test_validation_data_is_whole_annotated_and_not_augmented(tiny_cfg):
+    batches = [list(build_validation_loader(tiny_cfg())) for _ in range(2)]
+    assert [len(batch) for batch in batches[0]] == [1, 1]
+    for (item,), (same,) in zip(*batches, strict=True):
+        assert_same_bits(item["image"], same["image"])
+        assert len(item["instances"]) in (4, 8)
+
+
+def test_a_batch_that_cannot_be_split_is_an_error(tiny_cfg):
+    with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH is 2; expected a multiple of 1 process\(es\) × .* 4"):
+        Trainer(tiny_cfg("SOLVER.ACCUMULATION_STEPS", "4"))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_evaluating_nothing_is_an_error(tiny_cfg, resume):
+    with pytest.raises(ValueError, match="nothing to evaluate: give MODEL.WEIGHTS"):
+        Trainer.evaluate(tiny_cfg(), resume=resume)

@@ -1,0 +1,225 @@
+import copy
+import textwrap
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model, build_roi_heads
+from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
+from detectron2.utils.events import EventStorage
+
+from implantdet.config import add_implantdet_config
+from implantdet.modeling import backbone, implant_roi_heads  # noqa: F401  both register what the configs name
+
+SIZE, CLASSES, CHANNELS = 64, 3, 8
+HEADS = ["ImplantROIHeads", "CascadeImplantROIHeads"]
+# Two categories on one box, and a third elsewhere.
+TWICE, OTHER = [12.0, 10.0, 28.0, 50.0], [40.0, 20.0, 56.0, 40.0]
+
+
+def tiny_config(heads="ImplantROIHeads", *options):
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.MASK_ON = False
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [110.0], [60.0]
+    cfg.MODEL.BACKBONE.NAME = "build_vit_sfp_backbone"
+    cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.IMG_SIZE, cfg.MODEL.VIT.PYRAMID_CHANNELS = "test_vit", SIZE, 16
+    cfg.MODEL.VIT.DROP_PATH_RATE = 0.0
+    cfg.MODEL.RPN.IN_FEATURES, cfg.MODEL.ANCHOR_GENERATOR.SIZES = ["p3", "p4"], [[16], [32]]
+    cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 32
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 30
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = heads, ["p2"]
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = CLASSES, 32
+    cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
+    cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 1, 32
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 4
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    cfg.DATASETS.TRAIN = ()
+    cfg.merge_from_list(list(options))
+    return cfg
+
+
+def tiny_heads(heads="ImplantROIHeads", *options):
+    torch.manual_seed(0)
+    return build_roi_heads(tiny_config(heads, *options), {"p2": ShapeSpec(channels=CHANNELS, stride=4)}).train()
+
+
+def features(num_images=1):
+    return {"p2": torch.randn(num_images, CHANNELS, SIZE // 4, SIZE // 4)}
+
+
+def targets(*labels):
+    instances = Instances((SIZE, SIZE))
+    instances.gt_boxes = Boxes(torch.tensor([box for _, box in labels]).reshape(-1, 4))
+    instances.gt_classes = torch.tensor([category for category, _ in labels], dtype=torch.long)
+    return instances
+
+
+def proposals(*boxes):
+    instances = Instances((SIZE, SIZE), proposal_boxes=Boxes(torch.tensor(boxes).reshape(-1, 4)))
+    instances.objectness_logits = torch.zeros(len(boxes))
+    return instances
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_proposals_carry_every_category_of_their_box(heads):
+    with EventStorage():
+        (sampled,) = tiny_heads(heads).label_and_sample_proposals(
+            [proposals(TWICE, OTHER, [0.0, 0.0, 8.0, 8.0])], [targets((0, TWICE), (1, TWICE), (2, OTHER))]
+        )
+    expected = {tuple(TWICE): [1, 1, 0], tuple(OTHER): [0, 0, 1], (0.0, 0.0, 8.0, 8.0): [0, 0, 0]}
+    assert len(sampled) == 3 + 3  # Detectron2 adds the ground truth
+    for box, labels in zip(sampled.proposal_boxes.tensor.tolist(), sampled.gt_labels.tolist(), strict=True):
+        assert labels == expected[tuple(box)]
+
+
+def test_the_stock_head_never_learns_the_second_category_of_a_box():
+    near = [[12.0 + dx, 10.0 + dy, 28.0, 50.0] for dx in range(4) for dy in range(4)]
+    module = tiny_heads("StandardROIHeads", "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0)
+    with EventStorage():
+        (sampled,) = module.label_and_sample_proposals(
+            [proposals(*near)], [targets((0, TWICE), (1, TWICE), (2, OTHER))]
+        )
+    assert len(sampled) == 16 + 3
+    assert set(sampled.gt_classes.tolist()) == {0, 2}  # and its softmax could not give two categories 1/2 each
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(
+    "images",
+    [
+        [(proposals(TWICE, OTHER), targets())],
+        [(proposals(), targets())],
+        [(proposals(), targets((1, OTHER)))],
+        [(proposals([0.0, 0.0, 8.0, 8.0]), targets()), (proposals([4.0, 4.0, 9.0, 9.0]), targets())],
+    ],
+    ids=["no annotations", "nothing at all", "no proposals", "only negatives"],
+)
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "focal"])
+def test_odd_batches_have_finite_losses_with_gradients(heads, images, loss):
+    module = tiny_heads(heads, "MODEL.PART_HEAD.LOSS", loss)
+    given, annotations = zip(*copy.deepcopy(images), strict=True)
+    with EventStorage():
+        _, losses = module(None, features(len(images)), list(given), list(annotations))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(value) for value in losses.values())
+    for parameter in module.parameters():
+        assert torch.isfinite(parameter.grad).all()
+
+
+def test_each_stage_of_the_cascade_labels_by_its_own_threshold():
+    module = tiny_heads("CascadeImplantROIHeads")
+    near = [12.0, 10.0, 28.0, 36.0]  # IoU with TWICE is 26/40 = 0.65
+    annotations = [targets((0, TWICE), (1, TWICE))]
+    with EventStorage():
+        found = [module._match_and_label_boxes([proposals(near)], stage, annotations) for stage in range(3)]
+    assert [stage[0].gt_labels.tolist() for stage in found] == [[[1, 1, 0]], [[1, 1, 0]], [[0, 0, 0]]]
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_soft_nms_keeps_what_nms_drops(heads):
+    given = [proposals(TWICE, [13.0, 10.0, 28.0, 50.0], OTHER)]
+    found = {}
+    for sigma in (0.0, 0.5):
+        options = ("MODEL.PART_HEAD.SOFT_NMS_SIGMA", sigma, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-4)
+        module = tiny_heads(heads, *options).eval()
+        with torch.no_grad():
+            (found[sigma],), _ = module(
+                None, {"p2": torch.zeros(1, CHANNELS, SIZE // 4, SIZE // 4)}, copy.deepcopy(given)
+            )
+    assert len(found[0.0]) == 2 * CLASSES
+    assert len(found[0.5]) == 3 * CLASSES
+    assert found[0.5].scores.min() < 0.5 * found[0.0].scores.min()  # the overlapping one lost score
+
+
+def test_masks_of_coincident_boxes_are_class_agnostic():
+    options = ("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead")
+    options += ("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 4)
+    with pytest.raises(ValueError, match=r"set MODEL\.ROI_MASK_HEAD\.CLS_AGNOSTIC_MASK True"):
+        tiny_heads("ImplantROIHeads", *options)
+    module = tiny_heads("ImplantROIHeads", *options, "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True)
+    annotations = targets((0, TWICE), (1, TWICE))
+    annotations.gt_masks = BitMasks(torch.ones(2, SIZE, SIZE, dtype=torch.bool))
+    with EventStorage():
+        _, losses = module(None, features(), [proposals(TWICE)], [annotations])
+    assert set(losses) == {"loss_cls", "loss_box_reg", "loss_mask"}
+
+
+def overfitted(heads):
+    """A model that has seen one image often enough, and what it finds there."""
+    torch.manual_seed(0)
+    model = build_model(tiny_config(heads)).train()
+    image = torch.zeros(1, SIZE, SIZE)
+    image[:, 10:50, 12:28], image[:, 20:40, 40:56] = 200, 120
+    batch = [{"image": image, "instances": targets((0, TWICE), (1, TWICE), (2, OTHER))}]
+    steps = 80
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
+    with EventStorage():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            sum(model(batch).values()).backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        return model.eval()([{"image": image}])[0]["instances"]
+
+
+def found_categories(instances, box):
+    """Categories that are found on a box at IoU 0.9 with a score of more than 1/2."""
+    good = (pairwise_iou(instances.pred_boxes, Boxes(torch.tensor([box])))[:, 0] >= 0.9) & (instances.scores > 0.5)
+    return set(instances.pred_classes[good].tolist())
+
+
+def test_two_categories_on_one_box_are_both_found():
+    assert found_categories(overfitted("ImplantROIHeads"), TWICE) == {0, 1}
+
+
+def test_the_stock_head_misses_one():
+    assert found_categories(overfitted("StandardROIHeads"), TWICE) == {0}
+
+
+@pytest.fixture
+def my_dataset():
+    names = ["middle.body.straight", "middle.body.tapered", "middle.thread.v_shaped"]
+    MetadataCatalog.get("my_dataset").set(thing_classes=names, supercategories=["middle"] * 3)
+    boxes = [{"category_id": category} for category in (0, 0, 0, 1)]
+    DatasetCatalog.register("my_dataset", lambda: [{"annotations": boxes}])
+    yield "my_dataset"
+    DatasetCatalog.remove("my_dataset")
+    MetadataCatalog.remove("my_dataset")
+
+
+def test_axes_and_weights_come_from_the_training_set(my_dataset):
+    options = ("DATASETS.TRAIN", (my_dataset,), "MODEL.PART_HEAD.CLASS_WEIGHTING", "inverse_frequency")
+    module = tiny_heads("ImplantROIHeads", *options)
+    with EventStorage():
+        (sampled,) = module.label_and_sample_proposals([proposals(TWICE)], [targets((1, TWICE))])
+    assert sampled.gt_label_weights.tolist() == [[1, 1, 0]] * 2  # nobody assessed the thread
+    torch.testing.assert_close(module.box_predictor.class_weights, torch.tensor([2 / 3, 2.0, 1.0]))
+
+
+def test_a_model_that_only_predicts_needs_no_training_set():
+    options = ("DATASETS.TRAIN", ("not_registered",), "MODEL.PART_HEAD.CLASS_WEIGHTING", "effective_number")
+    module = tiny_heads("ImplantROIHeads", *options).eval()
+    (instances,), _ = module(None, features(), [proposals(TWICE)])
+    assert instances.has("scores")
+
+
+def test_the_example_of_the_docstring_trains(my_dataset, tmp_path, monkeypatch):
+    example = textwrap.dedent(implant_roi_heads.__doc__.split("::\n\n")[1])
+    assert len([line for line in example.splitlines() if line]) <= 12  # ten lines and what they import
+    cfg = tiny_config("StandardROIHeads")
+    (tmp_path / "my_project.yaml").write_text(cfg.dump(), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)
+    model = names["model"].train()
+    with EventStorage():
+        losses = model([{"image": torch.zeros(1, SIZE, SIZE), "instances": targets((0, TWICE), (2, TWICE))}])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert type(model.roi_heads).__name__ == "ImplantROIHeads"

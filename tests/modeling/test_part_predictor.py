@@ -1,0 +1,147 @@
+import math
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from implantdet.config import add_implantdet_config
+from implantdet.modeling.part_predictor import PartPredictor
+
+CHANNELS, CLASSES = 6, 4
+TRANSFORM = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
+
+
+def predictor(cls=PartPredictor, **kwargs):
+    kwargs = {"cls_agnostic_bbox_reg": True, "box2box_transform": TRANSFORM, "num_classes": CLASSES} | kwargs
+    return cls(ShapeSpec(channels=CHANNELS), **kwargs)
+
+
+def single_label_proposals(gt_classes):
+    """Proposals that each have one category, or none (CLASSES), for both our predictor and Detectron2's."""
+    gt_classes = torch.tensor(gt_classes, dtype=torch.long)
+    proposals = Instances((50, 50))
+    corners = torch.rand(len(gt_classes), 2) * 20
+    proposals.proposal_boxes = Boxes(torch.cat([corners, corners + 20], dim=1))
+    proposals.gt_boxes = Boxes(proposals.proposal_boxes.tensor + 2)
+    proposals.gt_classes = gt_classes
+    proposals.gt_labels = torch.nn.functional.one_hot(gt_classes, CLASSES + 1)[:, :-1].float()
+    proposals.gt_label_weights = torch.ones_like(proposals.gt_labels)
+    return proposals
+
+
+def losses_of(box_predictor, features, proposals):
+    with EventStorage():
+        return box_predictor.losses(box_predictor(features), proposals)
+
+
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "ciou"])
+@pytest.mark.parametrize(
+    "loss, theirs",
+    [
+        ("cross_entropy", {"use_sigmoid_ce": False}),
+        ("cross_entropy", {"use_sigmoid_ce": False, "cls_agnostic_bbox_reg": False}),
+        ("binary_cross_entropy", {"use_sigmoid_ce": True}),
+    ],
+)
+def test_with_single_labels_it_is_detectron2s_own(loss, theirs, box_loss):
+    torch.manual_seed(0)
+    common = {"cls_agnostic_bbox_reg": theirs.pop("cls_agnostic_bbox_reg", True), "box_reg_loss_type": box_loss}
+    reference = predictor(FastRCNNOutputLayers, **theirs, **common)
+    ours = predictor(loss=loss, **common)
+    torch.nn.init.normal_(reference.cls_score.weight)
+    ours.load_state_dict(reference.state_dict())
+    features = torch.randn(9, CHANNELS)
+    proposals = [single_label_proposals([0, 1, 2, 3, 4, 4]), single_label_proposals([4, 2, 0])]
+
+    expected, found = losses_of(reference, features, proposals), losses_of(ours, features, proposals)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-6)
+    expected, _ = reference.inference(reference(features), proposals)
+    found, _ = ours.inference(ours(features), proposals)
+    for ours_per_image, theirs_per_image in zip(found, expected, strict=True):
+        assert len(ours_per_image) > 0
+        torch.testing.assert_close(ours_per_image.scores, theirs_per_image.scores, rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours_per_image.pred_boxes.tensor, theirs_per_image.pred_boxes.tensor)
+        assert torch.equal(ours_per_image.pred_classes, theirs_per_image.pred_classes)
+
+
+def test_two_labels_and_one_that_is_not_assessable_by_hand():
+    # Logits are the biases: probabilities 1/2, 3/4, 1/4 and 3/4. Yes to the first two, no to the third, no label for
+    # the last: −ln 1/2 − 2 · ln 3/4, over one proposal; the second category weighs 3.
+    box_predictor = predictor(loss="binary_cross_entropy", class_weighting="given", given_class_weights=[1, 3, 1, 1])
+    torch.nn.init.zeros_(box_predictor.cls_score.weight)
+    box_predictor.cls_score.bias.data = torch.tensor([0.0, math.log(3), -math.log(3), math.log(3), 0.0])
+    proposals = single_label_proposals([0])
+    proposals.gt_labels = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    proposals.gt_label_weights = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    loss = losses_of(box_predictor, torch.randn(1, CHANNELS), [proposals])["loss_cls"]
+    assert loss.item() == pytest.approx(math.log(2) - 4 * math.log(0.75))
+
+
+def test_several_categories_on_one_box_come_out_as_several_detections():
+    box_predictor = predictor(test_score_thresh=0.5)
+    torch.nn.init.zeros_(box_predictor.cls_score.weight)
+    torch.nn.init.zeros_(box_predictor.bbox_pred.weight)
+    box_predictor.cls_score.bias.data = torch.tensor([3.0, -3.0, 2.0, -3.0, 0.0])
+    proposals = Instances((50, 50), proposal_boxes=Boxes(torch.tensor([[10.0, 10, 30, 30], [11.0, 10, 31, 30]])))
+    (found,), _ = box_predictor.inference(box_predictor(torch.zeros(2, CHANNELS)), [proposals])
+    # Of the two proposals, which overlap, each category keeps one.
+    assert found.pred_classes.tolist() == [0, 2]
+    torch.testing.assert_close(found.scores, torch.tensor([3.0, 2.0]).sigmoid())
+    assert torch.equal(found.pred_boxes.tensor[0], found.pred_boxes.tensor[1])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "focal"])
+@pytest.mark.parametrize("gt_classes", [[], [CLASSES] * 3], ids=["no proposals", "only negatives"])
+def test_batches_without_positives_have_finite_losses_with_gradients(loss, gt_classes):
+    box_predictor = predictor(loss=loss)
+    proposals = [single_label_proposals(gt_classes)]
+    losses = losses_of(box_predictor, torch.randn(len(gt_classes), CHANNELS), proposals)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert losses["loss_box_reg"] == 0
+    assert (losses["loss_cls"] == 0) == (not gt_classes)
+    for parameter in box_predictor.parameters():
+        assert torch.isfinite(parameter.grad).all()
+
+
+def test_an_untrained_predictor_finds_little():
+    box_predictor = predictor(loss="focal")
+    probability = box_predictor(torch.zeros(1, CHANNELS))[0].sigmoid()
+    torch.testing.assert_close(probability, torch.tensor([[0.01] * CLASSES + [0.5]]))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            {"loss": "hinge"},
+            "LOSS: found 'hinge', expected one of cross_entropy, binary_cross_entropy, focal",
+        ),
+        (
+            {"class_weighting": "some"},
+            "CLASS_WEIGHTING: found 'some', expected one of none, inverse_frequency",
+        ),
+        ({"cls_agnostic_bbox_reg": False}, "CLS_AGNOSTIC_BBOX_REG True"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        predictor(**settings)
+
+
+@pytest.mark.parametrize("key", ["USE_SIGMOID_CE", "USE_FED_LOSS"])
+def test_detectron2s_keys_for_the_same_thing_are_refused(key):
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    assert PartPredictor(cfg, ShapeSpec(channels=CHANNELS)).multi_label
+    cfg.MODEL.ROI_BOX_HEAD[key] = True
+    with pytest.raises(ValueError, match=f"{key} False: the loss is chosen by"):
+        PartPredictor(cfg, ShapeSpec(channels=CHANNELS))

@@ -1,0 +1,43 @@
+import math
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from implantdet.modeling.soft_nms import soft_nms
+
+
+def detections(*rows):
+    """Rows of (x1, x2, score, class), all of height 10."""
+    instances = Instances((100, 100))
+    instances.pred_boxes = Boxes(torch.tensor([[x1, 0.0, x2, 10.0] for x1, x2, _, _ in rows]).reshape(-1, 4))
+    instances.scores = torch.tensor([score for *_, score, _ in rows])
+    instances.pred_classes = torch.tensor([label for *_, label in rows], dtype=torch.long)
+    return instances
+
+
+def test_scores_by_hand():
+    # IoU of the first two is 6/10. The third stands apart; the fourth coincides with the first in another category.
+    result = soft_nms(detections((0, 10, 0.9, 0), (0, 6, 0.8, 0), (50, 60, 0.3, 0), (0, 10, 0.5, 1)), 0.5, 0.05, -1)
+    expected = {0.9, 0.5, 0.8 * math.exp(-0.36 / 0.5), 0.3}
+    assert result.scores.tolist() == pytest.approx(sorted(expected, reverse=True))
+    assert result.pred_classes.tolist() == [0, 1, 0, 0]
+
+
+def test_decay_accumulates_and_reorders():
+    # The third overlaps both others; after the first is taken, its score falls under that of the second.
+    rows = [(0, 10, 0.9, 0), (5, 15, 0.5, 0), (0, 10, 0.8, 0)]
+    result = soft_nms(detections(*rows), 0.5, 0.0, -1)
+    second = 0.5 * math.exp(-((1 / 3) ** 2) / 0.5)
+    third = 0.8 * math.exp(-1 / 0.5) * math.exp(-((1 / 3) ** 2) / 0.5)
+    assert result.scores.tolist() == pytest.approx([0.9, second, third])
+
+
+def test_threshold_and_number():
+    rows = [(0, 10, 0.9, 0), (0, 10, 0.3, 0), (50, 60, 0.2, 0), (70, 80, 0.1, 0)]
+    assert soft_nms(detections(*rows), 0.5, 0.05, -1).scores.tolist() == pytest.approx([0.9, 0.2, 0.1])
+    assert soft_nms(detections(*rows), 0.5, 0.05, 2).scores.tolist() == pytest.approx([0.9, 0.2])
+
+
+def test_no_detections():
+    assert len(soft_nms(detections(), 0.5, 0.05, 100)) == 0

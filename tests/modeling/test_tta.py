@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from implantdet.modeling.tta import ImplantRCNNWithTTA, SymmetryTTA
+
+HEIGHT, WIDTH = 40, 60
+BOX = [6, 10, 16, 34]  # of the bright rectangle, in pixels
+
+
+def painted(channels=1):
+    """An image with one bright rectangle, as the dataset mapper of a test set returns it."""
+    image = torch.zeros(channels, HEIGHT, WIDTH)
+    x1, y1, x2, y2 = BOX
+    image[:, y1:y2, x1:x2] = 200
+    return {"image": image, "height": HEIGHT, "width": WIDTH}
+
+
+def bright_box(image):
+    """Where an image (H, W) is bright, as (x1, y1, x2, y2)."""
+    rows, columns = np.nonzero(image > 100)
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transforms_lead_from_the_version_back_to_the_image(channels):
+    versions = SymmetryTTA(min_sizes=[HEIGHT, 2 * HEIGHT], max_size=1000, flip=True, rot90=True)(painted(channels))
+    assert len(versions) == 16
+    pictures = set()
+    for version in versions:
+        image = version["image"]
+        assert image.shape[0] == channels
+        box = bright_box(image[0].numpy())
+        back = version["transforms"].inverse().apply_box(np.array([box], dtype=float))[0]
+        np.testing.assert_allclose(back, BOX, atol=0.51)
+        np.testing.assert_allclose(version["transforms"].apply_box(np.array([BOX], dtype=float))[0], box, atol=1.01)
+        pictures.add((tuple(image.shape), *box))
+    assert len(pictures) == 16  # all different
+
+
+@pytest.mark.parametrize(
+    "flip, rot90, number", [(False, False, 1), (True, False, 4), (False, True, 2), (True, True, 8)]
+)
+def test_number_of_versions(flip, rot90, number):
+    assert len(SymmetryTTA(min_sizes=[HEIGHT], max_size=1000, flip=flip, rot90=rot90)(painted())) == number
+
+
+class Oracle(GeneralizedRCNN):
+    """Finds the bright rectangle in two categories, in whatever version; its mask covers what is brightest."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.roi_heads = nn.Module()
+
+    def inference(self, batched_inputs, detected_instances=None, do_postprocess=True):
+        found = []
+        for index, record in enumerate(batched_inputs):
+            image = record["image"][0]
+            if not (image > 100).any():
+                boxes = torch.zeros(0, 4)
+            else:
+                boxes = torch.tensor([bright_box(image.numpy())] * 2).float()
+            instances = detected_instances[index] if detected_instances else Instances(image.shape)
+            if not detected_instances:
+                instances.pred_boxes = Boxes(boxes)
+                instances.scores = torch.tensor([0.9, 0.8])[: len(boxes)]
+                instances.pred_classes = torch.tensor([1, 3])[: len(boxes)]
+            else:
+                x1, y1, x2, y2 = bright_box(image.numpy())
+                crop = image[None, None, y1:y2, x1:x2]
+                masks = nn.functional.interpolate(crop, (28, 28), mode="nearest") > 210
+                instances.pred_masks = masks.float().expand(len(instances), -1, -1, -1)
+            found.append(instances)
+        return found
+
+
+@pytest.fixture
+def cfg(tiny_cfg):
+    return tiny_cfg(
+        *("TEST.AUG.MIN_SIZES", (HEIGHT, 2 * HEIGHT), "TEST.AUG.FLIP", True, "TEST.AUG.ROT90", True),
+        *("MODEL.MASK_ON", False),
+    )
+
+
+def test_two_categories_on_one_box_stay_two_detections(cfg):
+    found = ImplantRCNNWithTTA(cfg, Oracle())([painted()])[0]["instances"]
+    assert found.pred_classes.tolist() == [1, 3]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+    np.testing.assert_allclose(found.pred_boxes.tensor.numpy(), [BOX, BOX], atol=0.51)
+    assert found.image_size == (HEIGHT, WIDTH)
+
+
+def test_nothing_found_is_no_error(cfg):
+    empty = painted() | {"image": torch.zeros(1, HEIGHT, WIDTH)}
+    assert len(ImplantRCNNWithTTA(cfg, Oracle())([empty])[0]["instances"]) == 0
+
+
+def test_masks_are_turned_back_before_they_are_averaged(cfg):
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.MASK_ON = True
+    cfg.TEST.AUG.MIN_SIZES = (HEIGHT,)
+    record = painted()
+    record["image"][:, 10:16, 6:9] = 250  # the top left quarter of the rectangle, about
+    found = ImplantRCNNWithTTA(cfg, Oracle())([record])[0]["instances"]
+    expected = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    expected[10:16, 6:9] = True
+    for mask in found.pred_masks:
+        assert (mask & expected).sum() >= 0.7 * (mask | expected).sum()

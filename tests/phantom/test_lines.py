@@ -1,0 +1,88 @@
+"""Product lines: what comes with the package, and errors that name the place."""
+
+import pytest
+import yaml
+
+from implantdet.phantom import lines as lines_module
+from implantdet.phantom.lines import default_lines, load_lines
+from implantdet.taxonomy import default_taxonomy
+
+SOURCE = lines_module.__file__.replace("lines.py", "lines.yaml")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(change):
+        with open(SOURCE, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+        change(content["lines"][0])
+        path = tmp_path / "lines.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return _write
+
+
+def test_lines_of_the_issue_are_there():
+    titles = {line.title for line in default_lines()}
+    assert {"Bego S", "Bego RI", "Bego RSX", "Bicon", "ITI TL S", "ITI TL SP", "ITI TL TE", "ITI BL", "ITI BLT"} <= titles
+    assert sum(line.system == "other" for line in default_lines()) >= 5
+
+
+def test_attributes_are_values_of_the_taxonomy():
+    taxonomy = default_taxonomy()
+    values = {axis.key: axis.values for axis in taxonomy.axes}
+    seen = {}
+    for line in default_lines():
+        for length in line.lengths:
+            attributes = line.attributes(length)
+            assert set(attributes) == set(values)
+            for key, value in attributes.items():
+                assert value in values[key], (line.title, key)
+                seen.setdefault(key, set()).add(value)
+    # both ways of every yes-or-no axis and every apex and body occur somewhere
+    for key in ("coronal.level", "coronal.microthread", "middle.body", "middle.thread", "apical.groove", "apical.hole"):
+        assert seen[key] == set(values[key]), key
+    assert seen["apical.apex"] == set(values["apical.apex"])
+
+
+def test_sources_are_marked():
+    bicon = next(line for line in default_lines() if line.title == "Bicon")
+    assert bicon.sources["microthread"] == "s"
+    assert bicon.sources["thread"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("thread", [["screwy", 0.8, 0.3, 1], "m"], r"lines\[0\] \(S\): 'thread' must be .*one of.*found \['screwy'"),
+        ("diameters", [[40], "s"], r"'diameters' must be a list of millimetres in \[2, 8\]; found \[40\]"),
+        ("taper", [[0.2, 0.8, 0.4], "a"], r"'taper' must be .*start < end"),
+        ("grooves", [2.5, "a"], r"'grooves' must be a whole number"),
+        ("bore", [1.0, 0.5, 0.0], r"'bore' must be \[value, source\]"),
+        ("hole", ["none", "x"], r"'hole' must be \[value, source\], source one of"),
+        ("system", "Acme", r"'system' must be one of .*found 'Acme'"),
+    ],
+)
+def test_bad_fields_are_named(write, field, value, message):
+    with pytest.raises(ValueError, match=message):
+        load_lines(write(lambda line: line.update({field: value})))
+
+
+def test_missing_and_unknown_fields_are_listed(write):
+    def change(line):
+        line["colour"] = line.pop("apex")
+
+    with pytest.raises(ValueError, match=r"missing \['apex'\], unknown \['colour'\]"):
+        load_lines(write(change))
+
+
+def test_a_line_stands_once(write):
+    with pytest.raises(ValueError, match=r"'Bego RI' stands twice"):
+        load_lines(write(lambda line: line.update(name="RI")))
+
+
+def test_no_lines(tmp_path):
+    (tmp_path / "lines.yaml").write_text("lines: []\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="non-empty list"):
+        load_lines(tmp_path / "lines.yaml")

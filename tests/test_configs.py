@@ -1,0 +1,51 @@
+"""Every config loads, names only keys that exist, and builds its model."""
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from conftest import REPOSITORY
+from implantdet.config import add_implantdet_config
+from implantdet.engine.optimizer import build_adamw
+from implantdet.engine.schedule import with_lengths
+
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda path: path.stem)
+def cfg(request):
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.merge_from_file(str(request.param))
+    return cfg
+
+
+def test_there_are_configs():
+    names = {path.name for path in CONFIGS}
+    assert {"Base-ViT-SFP.yaml", "idd_random.yaml", "idd_supervised.yaml", "opg_vit_tiny.yaml", "opg_smoke.yaml"} <= names
+
+
+def test_it_builds_its_model_optimizer_and_lengths(cfg):
+    with torch.device("meta"):  # shapes without memory or initialisation
+        model = build_model(cfg.merge_from_list(["MODEL.DEVICE", "meta"]) or cfg)
+    assert len(build_adamw(cfg, model).param_groups) > 1
+    lengths = with_lengths(cfg, num_images=1000)
+    assert 0 <= lengths.SOLVER.WARMUP_ITERS < lengths.SOLVER.MAX_ITER
+
+
+def test_it_is_for_grey_images_and_names_a_dataset(cfg):
+    assert len(cfg.MODEL.PIXEL_MEAN) == len(cfg.MODEL.PIXEL_STD) == 1
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        assert name.startswith(f"{cfg.DATASETS.NAME}_")
+    assert cfg.SEED >= 0  # reproducible unless somebody asks for something else
+
+
+def test_paper_sizes():
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.merge_from_file(str(REPOSITORY / "configs/idd_random.yaml"))
+    assert cfg.MODEL.VIT.NAME == "vit_base_patch16_224"
+    assert (cfg.MODEL.VIT.IMG_SIZE, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST) == (416, (416,), 416)
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WARMUP_EPOCHS) == (1e-4, 0.05, 10)
+    assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR"

@@ -1,0 +1,113 @@
+"""The door, as a user runs it: train, evaluate, kill and resume, and several processes on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from conftest import REPOSITORY, tiny_dataset
+from implantdet.engine.trainer import Trainer
+
+TWO_EPOCHS = ("SOLVER.MAX_EPOCHS", "2.0", "SOLVER.EVAL_EPOCHS", "1.0")  # six iterations
+# Without sampling, and with as many proposals in every image, a mean over two halves of a batch is its mean.
+NOTHING_SAMPLED = (
+    *("MODEL.MASK_ON", "False", "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", "False"),
+    *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "4096", "MODEL.RPN.NMS_THRESH", "1.0", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "20"),
+)
+
+
+def command(*arguments):
+    config = str(REPOSITORY / "configs/opg_smoke.yaml")
+    return [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file", config, *map(str, arguments)]
+
+
+def environment():
+    # The number of threads decides the order of sums, so the last bits.
+    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def run(*arguments):
+    done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def train_here(cfg):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+
+
+def checkpoint(folder, name="model_final"):
+    return torch.load(folder / f"{name}.pth", weights_only=True)
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def last_metrics(folder):
+    lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
+    return {key: value for line in lines for key, value in json.loads(line).items()}
+
+
+def test_a_killed_training_is_resumed_and_evaluated(idd_root, tiny_cfg, tmp_path):
+    """SIGKILL right after the first checkpoint; resumed, it ends with the bits of a training that ran through."""
+    killed, whole = tmp_path / "killed", tmp_path / "out"
+    options = (*tiny_dataset(idd_root), *TWO_EPOCHS)
+    process = subprocess.Popen(
+        command(*options, "OUTPUT_DIR", killed), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not (killed / "model_0000002.pth").exists():
+            assert process.poll() is None, "ended before its first checkpoint"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (killed / "model_final.pth").exists()
+    log = run("--resume", *options, "OUTPUT_DIR", killed)
+    assert "Starting training from iteration 3" in log
+    for part in ("eta:", "total_loss:", "images_per_second:", "Evaluation results for bbox"):
+        assert part in log
+    train_here(tiny_cfg(*TWO_EPOCHS))
+    torch.testing.assert_close(checkpoint(killed)["model"], checkpoint(whole)["model"], rtol=0, atol=0)
+
+    weights = ("MODEL.WEIGHTS", killed / "model_final.pth")
+    run("--eval-only", *options, *weights, "OUTPUT_DIR", tmp_path / "evaluated")
+    assert read(tmp_path / "evaluated/results.json") == read(whole / "results.json")
+
+
+def test_two_processes_train_and_evaluate_like_one(idd_root, tiny_cfg, tmp_path):
+    two, one = tmp_path / "two", tmp_path / "out"
+    options = (*TWO_EPOCHS, *NOTHING_SAMPLED, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
+    run("--num-gpus", 2, "--dist-url", "auto", *tiny_dataset(idd_root), *options, "OUTPUT_DIR", two)
+    cfg = tiny_cfg(*options)
+    train_here(cfg)
+    for key in ("total_loss", "loss_rpn_loc", "validation_loss"):
+        assert last_metrics(two)[key] == pytest.approx(last_metrics(one)[key], rel=1e-4), key
+    # AdamW blows rounding up where a gradient is zero (biases of keys), so the averages of the gradients are compared.
+    states = [checkpoint(folder)["trainer"]["_trainer"]["optimizer"]["state"] for folder in (two, one)]
+    for state, expected in zip(*(state.values() for state in states), strict=True):
+        torch.testing.assert_close(state["exp_avg"], expected["exp_avg"], rtol=1e-3, atol=1e-5)
+
+    # One process finds the same with the weights of the two, detection by detection.
+    expected = read(two / "results.json"), read(two / "coco_instances_results.json")
+    weights = ("MODEL.WEIGHTS", str(two / "model_final.pth"))
+    Trainer.evaluate(tiny_cfg(*options, *weights))
+    assert (read(one / "results.json"), read(one / "coco_instances_results.json")) == expected
+    assert len(expected[1]) > 20
+
+
+def test_help_lists_detectron2s_arguments():
+    text = run_help()
+    for argument in ("--config-file", "--eval-only", "--resume", "--num-gpus", "--num-machines", "--dist-url", "opts"):
+        assert argument in text
+
+
+def run_help():
+    return subprocess.run([*command(), "--help"], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,41 @@
+"""Pre-train, train or evaluate a model.
+
+python train_net.py --config-file configs/pretrain_mde.yaml [DATASETS.IMAGE_FOLDER PATH/TO/images DATASETS.TEST "()"]
+python train_net.py --config-file configs/opg_vit_tiny.yaml [--resume] [--num-gpus N] [KEY VALUE …]
+python train_net.py --config-file configs/opg_vit_tiny.yaml --eval-only MODEL.WEIGHTS output/model_best.pth
+
+Without a GPU, ``--num-gpus N`` starts N processes on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from detectron2.engine import default_argument_parser, launch
+
+import implantdet  # noqa: F401  registers the components
+from implantdet.engine.pretrainer import trainer_class
+from implantdet.engine.setup import setup
+
+
+def main(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Run one process of the training or evaluation."""
+    cfg = setup(args)
+    if args.eval_only:
+        return trainer_class(cfg).evaluate(cfg, resume=args.resume)
+    trainer = trainer_class(cfg)(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )
