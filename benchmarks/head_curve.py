@@ -1,0 +1,123 @@
+"""The best part detector that a machine gives in its time, against the number of training images; and where it fails.
+
+    python benchmarks/head_curve.py [--work DIR] [--images N] [--passes P] [--config FILE] [KEY VALUE …]
+    python benchmarks/head_curve.py --smoke
+
+Trains on growing subsets of the training images of fold 0, each for the same number of image passes, and evaluates on
+the test set. The options are those of the best setting of head_ablation.py. Pictures of the images on which the last
+model fails worst go to WORK/worst. An interrupted run goes on when it is started again with the same --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import head_runs as runs
+from _record import write_result
+
+from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, load_folds, write_json
+from implantdet.evaluation.coco_metrics import coco_metrics
+from implantdet.report.draw import draw_dataset
+
+WORST = 32
+
+
+def subset(data: Path, folder: Path, num_train: int | None = None, test: list[int] | None = None) -> Path:
+    """A dataset folder with the same images, of which fewer are trained on, or others are tested on.
+
+    Args:
+        data: the whole dataset folder.
+        folder: folder to make, unless it is there.
+        num_train: training images of fold 0 that stay.
+        test: ids of the images of the new test set.
+    """
+    if not (folder / FOLDS).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (ANNOTATIONS, IMAGES):
+            if not (folder / name).exists():
+                (folder / name).symlink_to((data / name).resolve())
+        folds = load_folds(data)
+        if num_train is not None:
+            kept = set([image_id for fold in folds["folds"][1:] for image_id in fold][:num_train])
+            folds["folds"] = [folds["folds"][0], *([i for i in fold if i in kept] for fold in folds["folds"][1:])]
+        if test is not None:
+            folds |= {"test": test, "folds": [[], [], [], []]}
+        write_json(folder / FOLDS, folds)
+    return folder
+
+
+def worst_images(truth: dict[str, Any], found: list[dict[str, Any]], number: int) -> list[int]:
+    """Ids of the annotated images with the lowest AP50 of their own, lowest first."""
+    scores = {}
+    for image in truth["images"]:
+        own = [
+            [record for record in records if record["image_id"] == image["id"]]
+            for records in (truth["annotations"], found)
+        ]
+        if own[0]:
+            scores[image["id"]] = coco_metrics(truth | {"images": [image], "annotations": own[0]}, own[1])["AP50"]
+    return sorted(scores, key=lambda image_id: scores[image_id])[:number]
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train on every subset, evaluate, and draw the worst."""
+    data = runs.make_phantom(arguments.work / "phantom", arguments.images)
+    num_train = sum(len(fold) for fold in load_folds(data)["folds"][1:])
+    sizes = [size for size in arguments.sizes if size < num_train] + [num_train]
+    truth = runs.ground_truth(data, "test")
+    curve = {}
+    for size in sizes:
+        epochs = arguments.passes / size
+        lengths = (
+            *("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12, "SOLVER.EVAL_EPOCHS", epochs / 8),
+            *("TEST.DETECTIONS_PER_IMAGE", 300),
+        )
+        smaller = subset(data, arguments.work / f"train_{size}", num_train=size)
+        options = (*lengths, *runs.HEAD, *arguments.options)
+        run = runs.train(arguments.work / f"run_{size}", smaller, "test", options, arguments.config)
+        found = runs.detections(run)
+        curve[size] = {
+            "metrics": runs.metrics(truth, found),
+            "axes": runs.axis_accuracy(truth, found),
+            "per_class": json.loads((run / "results.json").read_text(encoding="utf-8"))["bbox"]["per_class"],
+        }
+    worst = worst_images(truth, found, WORST)
+    drawn = subset(data, arguments.work / "worst_data", test=worst)
+    draw_dataset(drawn, arguments.work / "worst", run / "coco_instances_results.json", part="test", min_score=0.3)
+    return {
+        "num_images": arguments.images,
+        "image_passes": arguments.passes,
+        "config": arguments.config,
+        "options": [*runs.HEAD, *arguments.options],
+        "worst_image_ids": worst,
+        "by_training_images": curve,
+    }
+
+
+def main() -> None:
+    """Train what is missing, then write the curve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("output/head_curve"), help="data, runs and pictures")
+    parser.add_argument("--images", type=int, default=5572, help="size of the phantom")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000], help="subsets; the whole set comes last")
+    parser.add_argument("--passes", type=int, default=40000, help="images that each training sees")
+    parser.add_argument("--config", default=runs.CONFIG)
+    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of the best setting")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments.work, arguments.images, arguments.sizes = Path(folder), 40, [8]
+            arguments.passes, arguments.options = 24, list(runs.SMOKE)
+            print(measure(arguments))
+            print("pictures:", len(list((arguments.work / "worst").glob("*.png"))))
+    else:
+        write_result("head_curve", measure(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What the benchmarks of the part detector share: data, trainings that can be interrupted, metrics of detections."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torchvision.ops import box_convert, box_iou
+
+from implantdet.data.register import register_idd
+from implantdet.evaluation.coco_evaluator import coco_ground_truth
+from implantdet.evaluation.coco_metrics import coco_metrics
+from implantdet.taxonomy import SYSTEM, THIRDS
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "configs/Base-tiny.yaml"
+HEAD = ("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True")
+# For seconds on a CPU: shows that the script runs, and nothing else.
+SMOKE = (
+    *("MODEL.VIT.NAME", "test_vit", "MODEL.VIT.IMG_SIZE", "64", "MODEL.VIT.PYRAMID_CHANNELS", "16"),
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.005"),  # such a model is sure of nothing
+)
+
+
+def make_phantom(folder: Path, images: int, seed: int = 0) -> Path:
+    """A phantom dataset of preset idd, rendered unless it is there."""
+    if not folder.exists():
+        command = ["phantom", "--out", str(folder), "--images", str(images), "--preset", "idd", "--seed", str(seed)]
+        subprocess.run([sys.executable, "-m", "implantdet.cli", *command], cwd=ROOT, check=True)
+    return folder
+
+
+def dataset_name(folder: Path, part: str) -> str:
+    """Name that ``train_net.py`` registers a part (``train_fold0``, ``test``, …) of a dataset folder under."""
+    return f"{folder.name}_{part}"
+
+
+def train(run: Path, data: Path, test: str, options: Iterable[object], config: str = CONFIG) -> Path:
+    """Train on fold 0 and evaluate, unless this was done; what was interrupted goes on where its last checkpoint is.
+
+    Args:
+        run: OUTPUT_DIR.
+        data: dataset folder.
+        test: part that is evaluated after the training, such as ``val_fold0``.
+        options: KEY, VALUE, … after the config file.
+        config: config file, from the repository's root.
+
+    Returns:
+        ``run``, with ``results.json``, ``coco_instances_results.json`` and ``model_final.pth``.
+    """
+    if not (run / "done").exists():
+        run.mkdir(parents=True, exist_ok=True)
+        dataset = (
+            *("DATASETS.ROOT", data.resolve(), "DATASETS.NAME", data.name, "OUTPUT_DIR", run.resolve()),
+            *("DATASETS.TRAIN", f"('{dataset_name(data, 'train_fold0')}',)"),
+            *("DATASETS.TEST", f"('{dataset_name(data, test)}',)", "MODEL.MASK_ON", "False"),
+        )
+        command = [sys.executable, "train_net.py", "--config-file", config, "--resume"]
+        with (run / "console.txt").open("a", encoding="utf-8") as console:
+            print("training", run, flush=True)
+            arguments = [str(option) for option in (*dataset, *options)]
+            subprocess.run([*command, *arguments], cwd=ROOT, check=True, stdout=console, stderr=subprocess.STDOUT)
+        (run / "done").touch()
+    return run
+
+
+def ground_truth(data: Path, part: str) -> dict[str, Any]:
+    """COCO content of a part of a dataset folder; categories carry their supercategory and training annotations."""
+    register_idd(data, data.name)
+    content = coco_ground_truth(dataset_name(data, part))
+    metadata = MetadataCatalog.get(dataset_name(data, part))
+    records = DatasetCatalog.get(dataset_name(data, "train_fold0"))
+    counts = Counter(a["category_id"] for record in records for a in record["annotations"])
+    for index, category in enumerate(content["categories"]):
+        category |= {"supercategory": metadata.supercategories[index], "num_train": counts[index]}
+    return content
+
+
+def detections(run: Path) -> list[dict[str, Any]]:
+    """What a trained model found, in COCO's results format."""
+    return json.loads((run / "coco_instances_results.json").read_text(encoding="utf-8"))
+
+
+def metrics(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, float]:
+    """AP and AP50 of parts, of the rarest third of the part categories, and of whole implants, in percent."""
+    per_class = coco_metrics(truth, found)["per_class"]
+    parts = sorted(
+        (category for category in truth["categories"] if category["supercategory"] in THIRDS and category["num_train"]),
+        key=lambda category: category["num_train"],
+    )
+    systems = [category for category in truth["categories"] if category["supercategory"] == SYSTEM]
+    groups = {"part": parts, "rare_part": parts[: len(parts) // 3], "implant": systems}
+    return {
+        f"{name}_{metric}": float(np.nanmean([per_class[category["name"]][metric] for category in group]))
+        for name, group in groups.items()
+        for metric in ("AP", "AP50")
+    }
+
+
+def resampled(
+    truth: dict[str, Any], found: Sequence[list[dict[str, Any]]], rng: np.random.Generator
+) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
+    """The same images for every set of detections, drawn with replacement."""
+    drawn = rng.choice([image["id"] for image in truth["images"]], len(truth["images"]))
+
+    def redraw(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        by_image: dict[int, list[dict[str, Any]]] = {}
+        for record in records:
+            by_image.setdefault(record["image_id"], []).append(record)
+        copies = [
+            record | {"image_id": number}
+            for number, image_id in enumerate(drawn)
+            for record in by_image.get(image_id, [])
+        ]
+        return [record | {"id": index} for index, record in enumerate(copies, start=1)]
+
+    sizes = {image["id"]: image for image in truth["images"]}
+    images = [sizes[image_id] | {"id": number} for number, image_id in enumerate(drawn)]
+    return truth | {"images": images, "annotations": redraw(truth["annotations"])}, [
+        redraw(records) for records in found
+    ]
+
+
+def axis_accuracy(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """How well each axis is answered on thirds of implants that were found, by axis.
+
+    A third was found if any detection of its third overlaps its box at IoU 0.5. Its answer is the best detection of the
+    axis there. ``answered``: percent of found thirds with an answer; ``accuracy``: percent with the right one, so that
+    no answer is wrong.
+    """
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    is_part = {category["id"]: category["supercategory"] in THIRDS for category in truth["categories"]}
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for record in found:
+        if is_part[record["category_id"]]:
+            by_image.setdefault(record["image_id"], []).append(record)
+    tally: dict[str, Counter[str]] = {}
+    for annotation in truth["annotations"]:
+        if not is_part[annotation["category_id"]]:
+            continue
+        name = names[annotation["category_id"]]
+        axis, third = name.rpartition(".")[0], name.partition(".")[0]
+        here = [d for d in _overlapping(annotation, by_image) if names[d["category_id"]].startswith(f"{third}.")]
+        answers = [d for d in here if names[d["category_id"]].startswith(f"{axis}.")]
+        best = max(answers, key=lambda d: d["score"], default=None)
+        counts = tally.setdefault(axis, Counter())
+        counts["found"] += bool(here)
+        counts["answered"] += best is not None
+        counts["right"] += best is not None and best["category_id"] == annotation["category_id"]
+    return {
+        axis: {
+            "found": counts["found"],
+            "answered": 100 * counts["answered"] / max(counts["found"], 1),
+            "accuracy": 100 * counts["right"] / max(counts["found"], 1),
+        }
+        for axis, counts in sorted(tally.items())
+    }
+
+
+def _overlapping(annotation: dict[str, Any], by_image: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    candidates = by_image.get(annotation["image_id"], [])
+    if not candidates:
+        return []
+    boxes = box_convert(torch.tensor([annotation["bbox"], *(d["bbox"] for d in candidates)]), "xywh", "xyxy")
+    overlap = box_iou(boxes[:1], boxes[1:])[0] >= 0.5
+    return [candidate for candidate, near in zip(candidates, overlap.tolist(), strict=True) if near]
+
+
+def threads() -> None:
+    """Trainings share the cores as the environment says; PyTorch takes all of them otherwise."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))

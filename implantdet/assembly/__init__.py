@@ -1,0 +1,1 @@
+"""From parts to implants: grouping, inference of missing parts, ranking of systems."""

@@ -1,0 +1,264 @@
+"""The second stage: from the detected parts of an image to implants with a ranked system."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import Instances
+from sklearn.exceptions import NotFittedError
+
+from implantdet.assembly import calibrating, state
+from implantdet.assembly.build import Outline, outlines
+from implantdet.assembly.candidates import WHOLE, Parts, end_to_end, enumerate_candidates, prefer_axis
+from implantdet.assembly.clustering import k_means, k_means_paper
+from implantdet.assembly.fitting import fit_geometry
+from implantdet.assembly.gather import drop_weak, gather, meanings, usable
+from implantdet.assembly.geometry import Array, Indices, mean_axis
+from implantdet.assembly.known import known_implants, readings_per_part
+from implantdet.assembly.line_table import build_table, count_examples
+from implantdet.assembly.partition import partition
+from implantdet.assembly.ranking import Calibration, Ranker, readings_of
+from implantdet.assembly.ranking_calibration import calibrate
+from implantdet.phantom.lines import ProductLine, default_lines, load_lines
+from implantdet.structures import SLOTS, Assembly, Implant, Part
+from implantdet.taxonomy import Taxonomy, default_taxonomy
+
+METHODS = ("exact", "kmeans", "kmeans_paper")
+
+
+class PartAssembler:
+    """Groups parts into implants, infers what is missing, and ranks systems.
+
+    ``fit`` learns from the annotations of the training set, ``calibrate`` from predictions on the validation set;
+    ``assemble`` needs the first alone. Detections may come in any order. Moving, scaling or turning an image by 90°
+    does the same to the implants and changes nothing else.
+
+    Args:
+        thing_classes: names of the detector's classes.
+        method: ``exact`` (set partition of least cost), ``kmeans`` (as many clusters as the most frequent third has
+            parts) or ``kmeans_paper`` (as many clusters as parts, then merged; paper section 3.1).
+        miss_rate: share of thirds that a detector misses, until ``calibrate`` has measured it, in (0, 1).
+        false_cost: nats that it costs to call a part of full score a false positive, > 0.
+        box_noise: standard deviation of a detected edge, in sides of a third, >= 0.
+        merge_distance, merge_overlap: thresholds of ``kmeans_paper``, in sides of a part and as a share of its box.
+        min_score: threshold of categories that calibration saw too seldom, in [0, 1].
+        score_quantile: share of the right detections that the adaptive thresholds may drop, in [0, 1].
+        coverage: of the conformal sets, in (0, 1).
+        lines: product lines to choose from; None: those that come with the package.
+        taxonomy: None: the one that comes with the package.
+
+    Attributes:
+        state_: what was learned; None before ``fit``.
+        ranker_: that ranks systems by it.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        thing_classes: Sequence[str],
+        *,
+        method: str = "exact",
+        miss_rate: float = 0.05,
+        false_cost: float = 12.0,
+        box_noise: float = 0.03,
+        merge_distance: float = 0.25,
+        merge_overlap: float = 0.25,
+        min_score: float = 0.05,
+        score_quantile: float = 0.05,
+        coverage: float = 0.9,
+        lines: Sequence[ProductLine] | None = None,
+        taxonomy: Taxonomy | None = None,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"ASSEMBLY.METHOD: found {method!r}, expected one of {', '.join(METHODS)}")
+        self.thing_classes = tuple(thing_classes)
+        self.method = method
+        self.miss_rate = miss_rate
+        self.false_cost = false_cost
+        self.box_noise = box_noise
+        self.merge_distance = merge_distance
+        self.merge_overlap = merge_overlap
+        self.min_score = min_score
+        self.score_quantile = score_quantile
+        self.coverage = coverage
+        self.lines = tuple(default_lines() if lines is None else lines)
+        self.taxonomy = taxonomy or default_taxonomy()
+        self.meanings = meanings(thing_classes, self.taxonomy)
+        self.num_slots = len({meaning.slot for meaning in self.meanings if meaning is not None})
+        self.state_: state.AssemblerState | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, thing_classes: Sequence[str]) -> dict[str, Any]:
+        """Arguments of ``__init__`` from a config."""
+        return {
+            "thing_classes": thing_classes,
+            "method": cfg.ASSEMBLY.METHOD,
+            "miss_rate": cfg.ASSEMBLY.MISS_RATE,
+            "false_cost": cfg.ASSEMBLY.FALSE_COST,
+            "box_noise": cfg.ASSEMBLY.BOX_NOISE,
+            "merge_distance": cfg.ASSEMBLY.MERGE_DISTANCE,
+            "merge_overlap": cfg.ASSEMBLY.MERGE_OVERLAP,
+            "min_score": cfg.ASSEMBLY.MIN_SCORE,
+            "score_quantile": cfg.ASSEMBLY.SCORE_QUANTILE,
+            "coverage": cfg.ASSEMBLY.COVERAGE,
+            "lines": load_lines(cfg.ASSEMBLY.LINES) if cfg.ASSEMBLY.LINES else None,
+        }
+
+    def fit(self, dataset_dicts: Sequence[dict[str, Any]]) -> PartAssembler:
+        """Learn what implants look like and which design belongs to which product line.
+
+        Args:
+            dataset_dicts: of the training set; annotations of one implant share ``implant_id``.
+
+        Raises:
+            ValueError: too few implants have all three thirds annotated.
+        """
+        images = [list(known_implants(record, self.meanings).values()) for record in dataset_dicts]
+        known = [implant for image in images for implant in image]
+        model, regressions = fit_geometry(images, self.box_noise)
+        declared = build_table(self.lines, self.taxonomy, {})
+        self.state_ = state.AssemblerState(
+            model=model,
+            regressions=regressions,
+            readings_per_part=readings_per_part(known),
+            examples=count_examples(declared, ((i.values, i.system, i.product_line) for i in known)),
+            miss_rates=np.full(len(SLOTS), self.miss_rate),
+            min_scores=np.full(len(self.thing_classes), self.min_score),
+        )
+        self._prepare()
+        return self
+
+    def calibrate(self, dataset_dicts: Sequence[dict[str, Any]], predictions: Sequence[Instances]) -> PartAssembler:
+        """Learn how far the detector can be trusted. Use images that neither it nor ``fit`` was trained on.
+
+        Args:
+            dataset_dicts: of the validation set.
+            predictions: the detector's output for each of them.
+        """
+        fitted = self._fitted()
+        known = [list(known_implants(record, self.meanings).values()) for record in dataset_dicts]
+        detections = [usable(instances, self.meanings) for instances in predictions]
+        min_scores, typical_best = calibrating.score_quantiles(
+            zip(detections, known, strict=True), self.meanings, self.score_quantile, self.min_score
+        )
+        parts = [gather(drop_weak(d, min_scores, typical_best), self.meanings) for d in detections]
+        self.state_ = replace(
+            fitted,
+            min_scores=min_scores,
+            typical_best=typical_best,
+            miss_rates=calibrating.miss_rates(zip(parts, known, strict=True), self.miss_rate),
+            score_coefficients=None,
+            calibration=Calibration(),
+        )
+        self._prepare()
+        outcomes = [(self.explain(instances), image) for instances, image in zip(predictions, known, strict=True)]
+        learned = calibrating.learn_from(outcomes)
+        self.state_ = replace(
+            self.state_,
+            whole_weights=learned.whole_weights,
+            score_coefficients=learned.score_coefficients,
+            calibration=calibrate(learned.samples, self.ranker_.table, self.coverage),
+        )
+        self._prepare()
+        return self
+
+    def assemble(self, instances: Instances, mm_per_pixel: float | None = None) -> list[Implant]:
+        """Implants of one image, best score first.
+
+        Args:
+            instances: ``pred_boxes``, ``scores`` and ``pred_classes``; whatever cannot be used is passed over.
+            mm_per_pixel: scale of the image, where it is known.
+        """
+        return list(self.explain(instances, mm_per_pixel).implants)
+
+    def explain(self, instances: Instances, mm_per_pixel: float | None = None) -> Assembly:
+        """Like ``assemble``, with the parts that belong to no implant."""
+        fitted = self._fitted()
+        detections = drop_weak(usable(instances, self.meanings), fitted.min_scores, fitted.typical_best)
+        parts = gather(detections, self.meanings)
+        arrays = self._arrays(parts)
+        members, axis = self._group(arrays)
+        found = outlines(parts, members, fitted.model.aspects, fitted.regressions, fitted.whole_weights, axis)
+        implants = [self._implant(outline, mm_per_pixel) for outline in found]
+        used = set(members.ravel().tolist())
+        return Assembly(
+            tuple(sorted(implants, key=lambda implant: (-implant.score, implant.box))),
+            tuple(part for index, part in enumerate(parts) if index not in used),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned as JSON."""
+        state.save_state(path, self._fitted(), self.thing_classes)
+
+    def load(self, path: str | Path) -> PartAssembler:
+        """Read what ``save`` wrote; product lines that came since take part in the ranking.
+
+        Raises:
+            ValueError: the file is none of ours, of another version, or of a detector with other classes.
+        """
+        self.state_ = state.load_state(path, self.thing_classes)
+        self._prepare()
+        return self
+
+    def _fitted(self) -> state.AssemblerState:
+        if self.state_ is None:
+            raise NotFittedError("this PartAssembler has learned nothing yet: call `fit` or `load` first")
+        return self.state_
+
+    def _prepare(self) -> None:
+        fitted = self._fitted()
+        self.ranker_ = Ranker(build_table(self.lines, self.taxonomy, fitted.examples), fitted.calibration)
+
+    def _arrays(self, parts: Sequence[Part]) -> Parts:
+        slots = np.array([SLOTS.index(part.third) for part in parts], np.intp)
+        votes = np.array([sum(reading.score for reading in part.readings) for part in parts])
+        alone = self.false_cost * votes / self._fitted().readings_per_part[slots]
+        return Parts(np.array([part.box for part in parts]).reshape(-1, 4), slots, alone)
+
+    def _group(self, parts: Parts) -> tuple[Indices, Array | None]:
+        """[implants, 4] members and the axis that the implants of the image share, where it shows."""
+        if self.method == "kmeans":
+            members = k_means(parts)
+            return members, _shared_axis(parts, members)
+        if self.method == "kmeans_paper":
+            members = k_means_paper(parts, self.merge_distance, self.merge_overlap)
+            return members, _shared_axis(parts, members)
+        fitted = self._fitted()
+        missing = -np.log(fitted.miss_rates)
+        if not (parts.slots == WHOLE).any():
+            missing[WHOLE] = 0.0  # a detector without whole implants misses none
+        candidates = enumerate_candidates(parts, fitted.model, missing)
+        members = candidates.members[partition(candidates, parts.alone)]
+        axis = _shared_axis(parts, members)
+        if axis is None:
+            return members, axis
+        candidates = prefer_axis(candidates, parts, fitted.model, axis)
+        members = candidates.members[partition(candidates, parts.alone)]
+        return members, _shared_axis(parts, members)
+
+    def _implant(self, outline: Outline, mm_per_pixel: float | None) -> Implant:
+        fitted = self._fitted()
+        features = calibrating.score_features(outline.parts, outline.whole)
+        return Implant(
+            parts=outline.parts,
+            whole=outline.whole,
+            box=outline.box,
+            score=calibrating.implant_score(features, fitted.score_coefficients, self.num_slots),
+            axis=outline.axis,
+            width=outline.width,
+            mm_per_pixel=mm_per_pixel,
+            ranking=self.ranker_.rank(readings_of(outline.parts, outline.whole)),
+        )
+
+
+def _shared_axis(parts: Parts, members: Indices) -> Array | None:
+    """[2] mean axis of the implants that show one, complete ones counting double; None if there is none."""
+    count = (members[:, :WHOLE] >= 0).sum(axis=1)
+    if not (count > 1).any():
+        return None
+    return mean_axis(end_to_end(members[count > 1], parts), count[count > 1] - 1.0)

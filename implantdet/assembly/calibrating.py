@@ -1,0 +1,154 @@
+"""What validation predictions teach: score thresholds, rates of misses, box weights, implant scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.linear_model import LogisticRegression
+from torchvision.ops import box_iou
+
+from implantdet.assembly.gather import Detections, Meaning
+from implantdet.assembly.geometry import Array, union
+from implantdet.assembly.known import KnownImplant
+from implantdet.assembly.ranking import readings_of
+from implantdet.assembly.ranking_calibration import Sample
+from implantdet.structures import SLOTS, Assembly, Box, Implant, Part
+from implantdet.taxonomy import THIRDS
+
+MATCH_IOU = 0.5
+RATES = (0.01, 0.5)  # no slot is taken to be missed less or more often
+EXAMPLES = 10  # fewer than this change no threshold
+
+
+def match(found: Sequence[Box], truth: Sequence[Box], min_iou: float = MATCH_IOU) -> list[tuple[int, int]]:
+    """Pairs (found, truth), each at most once, with the largest total overlap among pairs of at least ``min_iou``."""
+    if not found or not truth:
+        return []
+    iou = box_iou(torch.tensor(found, dtype=torch.float64), torch.tensor(truth, dtype=torch.float64)).numpy()
+    iou = np.where(iou >= min_iou, iou, 0)
+    return [(int(i), int(j)) for i, j in zip(*linear_sum_assignment(-iou), strict=True) if iou[i, j] > 0]
+
+
+def score_quantiles(
+    images: Iterable[tuple[Detections, Sequence[KnownImplant]]],
+    classes: Sequence[Meaning | None],
+    quantile: float,
+    default: float,
+) -> tuple[Array, float]:
+    """[classes] score that all but ``quantile`` of the found parts of a category reach, and the median best score.
+
+    Args:
+        images: detections and known implants of every image.
+        classes: meaning of every class.
+        quantile: in [0, 1].
+        default: for categories with fewer than ``EXAMPLES`` found parts.
+    """
+    scores: list[list[float]] = [[] for _ in classes]
+    best = []
+    for detections, known in images:
+        if known and len(detections.scores):
+            best.append(float(detections.scores.max()))
+        for index, meaning in enumerate(classes):
+            mine = detections.classes == index
+            if meaning is None or not mine.any():
+                continue
+            truth = [i.boxes[meaning.slot] for i in known if says(i, meaning) and meaning.slot in i.boxes]
+            if truth:
+                overlap = box_iou(torch.from_numpy(detections.boxes[mine]), torch.tensor(truth, dtype=torch.float64))
+                hits = np.where(overlap.numpy() >= MATCH_IOU, detections.scores[mine][:, None], 0).max(axis=0)
+                scores[index] += hits[hits > 0].tolist()
+    thresholds = [float(np.quantile(s, quantile)) if len(s) >= EXAMPLES else default for s in scores]
+    return np.array(thresholds), float(np.median(best)) if best else 1.0
+
+
+def says(implant: KnownImplant, meaning: Meaning) -> bool:
+    """Whether an annotation of the implant has this meaning."""
+    return meaning.value == (implant.system if meaning.slot == SLOTS[-1] else implant.values.get(meaning.axis))
+
+
+def miss_rates(images: Iterable[tuple[Sequence[Part], Sequence[KnownImplant]]], default: float) -> Array:
+    """[4] share of the annotated parts of every slot that have no detected part."""
+    found, total = np.zeros(len(SLOTS)), np.zeros(len(SLOTS))
+    for parts, known in images:
+        for k, slot in enumerate(SLOTS):
+            truth = [implant.boxes[slot] for implant in known if slot in implant.boxes]
+            total[k] += len(truth)
+            found[k] += len(match([part.box for part in parts if part.third == slot], truth))
+    return np.clip(np.where(total >= EXAMPLES, 1 - found / np.maximum(total, 1), default), *RATES)
+
+
+class Learned(NamedTuple):
+    """What assembled validation images teach.
+
+    Attributes:
+        whole_weights: [2] weight of whole-implant boxes, without and with all three thirds.
+        score_coefficients: of implant scores.
+        samples: implants that were found.
+    """
+
+    whole_weights: Array
+    score_coefficients: Array | None
+    samples: list[Sample]
+
+
+def learn_from(outcomes: Iterable[tuple[Assembly, Sequence[KnownImplant]]], default_weight: float = 0.5) -> Learned:
+    """Compare assembled images with the known implants in them."""
+    pairs, features, correct = [], [], []
+    for assembly, known in outcomes:
+        matched = dict(match([implant.box for implant in assembly.implants], [implant.box for implant in known]))
+        for index, implant in enumerate(assembly.implants):
+            features.append(score_features(implant.parts, implant.whole))
+            correct.append(index in matched)
+            if index in matched:
+                pairs.append((implant, known[matched[index]]))
+    samples = [
+        Sample(readings_of(implant.parts, implant.whole), truth.values, truth.system, truth.product_line)
+        for implant, truth in pairs
+        if truth.system is not None
+    ]
+    coefficients = fit_scores(np.array(features), np.array(correct)) if features else None
+    return Learned(whole_weights(pairs, default_weight), coefficients, samples)
+
+
+def whole_weights(pairs: Iterable[tuple[Implant, KnownImplant]], default: float) -> Array:
+    """[2] weight of the whole-implant box that comes closest to the annotated one, without and with all three thirds.
+
+    The weight minimises the squared error of ``(1 - weight) * parts + weight * whole``.
+    """
+    sums = np.zeros((2, 2))
+    count = np.zeros(2)
+    for implant, known in pairs:
+        if implant.whole is not None and implant.parts:
+            parts = union(np.array([part.box for part in implant.parts]))
+            whole, truth = np.array(implant.whole.box), np.array(known.box)
+            scale = (truth[2:] - truth[:2]).mean()
+            k = int(len(implant.observed) == len(THIRDS))
+            sums[k] += ((truth - parts) @ (whole - parts) / scale**2, (whole - parts) @ (whole - parts) / scale**2)
+            count[k] += 1
+    weights = np.clip(sums[:, 0] / np.maximum(sums[:, 1], 1e-12), 0, 1)
+    return np.where(count >= EXAMPLES, weights, default)
+
+
+def score_features(parts: Sequence[Part], whole: Part | None) -> Array:
+    """[4] what an implant's score depends on: the score of each slot, 0 where it is missing."""
+    scores = {part.third: part.score for part in (*parts, *filter(None, (whole,)))}
+    return np.array([scores.get(slot, 0.0) for slot in SLOTS])
+
+
+def fit_scores(features: Array, correct: Array) -> Array | None:
+    """[5] coefficients and intercept of a logistic regression; None where there is only one kind of implant."""
+    if len(np.unique(correct)) < 2:
+        return None
+    regression = LogisticRegression().fit(features, correct)
+    return np.r_[regression.coef_[0], regression.intercept_]
+
+
+def implant_score(features: Array, coefficients: Array | None, slots: int) -> float:
+    """Probability that it is an implant; before calibration the mean score of the ``slots`` that it could have."""
+    if coefficients is None:
+        return float(features.sum() / slots)
+    return float(1 / (1 + np.exp(-(features @ coefficients[:-1] + coefficients[-1]))))

@@ -1,0 +1,152 @@
+"""Sets of parts that may be one implant, few by construction.
+
+Letters: P parts of an image, C candidates, K nearest neighbours. A candidate is a row of four part indices
+(coronal, middle, apical, whole implant), -1 where it lacks one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from implantdet.assembly.geometry import Array, Indices, angle_to_axis, centres, intersection_area, sizes, unit
+from implantdet.assembly.likelihood import PAIRS, PATTERNS, ImplantModel
+from implantdet.structures import SLOTS
+
+NEIGHBOURS = 6  # nearest parts of another slot that are considered for a part
+REACH = 2.0  # distance of adjoining thirds at most, in mean larger sides of their boxes
+INSIDE = 0.3  # share of the thirds that has to lie in a whole implant that they may belong to
+NEW = 3.0  # nats that every implant costs, so that one is preferred to two halves
+PER_PART = 12  # candidates that a part is left with
+WHOLE = len(SLOTS) - 1
+_BITS = (1, 2, 4)
+_PATTERN = np.zeros(8, np.intp)  # index in PATTERNS of the thirds whose bits are set
+_PATTERN[[sum(_BITS[third] for third in pattern) for pattern in PATTERNS]] = np.arange(len(PATTERNS))
+
+
+class Parts(NamedTuple):
+    """The parts of one image as arrays.
+
+    Attributes:
+        boxes: [P, 4].
+        slots: [P] index in ``SLOTS``.
+        alone: [P] cost of leaving a part unexplained.
+    """
+
+    boxes: Array
+    slots: Indices
+    alone: Array
+
+
+class Candidates(NamedTuple):
+    """Possible implants: [C, 4] ``members`` and their ``costs`` [C] in nats."""
+
+    members: Indices
+    costs: Array
+
+
+def enumerate_candidates(parts: Parts, model: ImplantModel, missing: Array) -> Candidates:
+    """Singles, pairs and triples within reach, alone and in whole implants, at most ``PER_PART`` times P of them.
+
+    Args:
+        parts: of one image.
+        model: learned from known implants.
+        missing: [4] cost of an implant that lacks the slot.
+    """
+    singles, pairs, triples = _sets(parts)
+    members = np.full((len(singles) + len(pairs) + len(triples), len(SLOTS)), -1)
+    members[:, :WHOLE] = np.concatenate([singles, pairs, triples])
+    costs = NEW + (members < 0) @ missing
+    if len(pairs):
+        _, thirds = np.nonzero(pairs >= 0)
+        rows = pairs[pairs >= 0].reshape(-1, 2)
+        costs[len(singles) :][: len(pairs)] += model.link_cost(parts.boxes[rows], thirds.reshape(-1, 2))
+    if len(triples):
+        costs[len(singles) + len(pairs) :] += model.link_cost(parts.boxes[triples], np.arange(WHOLE))
+    loose = _prune(Candidates(members, costs), parts.alone)
+    wholes = np.flatnonzero(parts.slots == WHOLE)
+    if not len(wholes):
+        return loose
+    members = np.full((len(wholes), len(SLOTS)), -1)
+    members[:, WHOLE] = wholes
+    inside = _inside_wholes(loose, wholes, parts, model, missing[WHOLE])
+    members = np.concatenate([loose.members, inside.members, members])
+    costs = np.concatenate([loose.costs, inside.costs, np.full(len(wholes), NEW + missing[:WHOLE].sum())])
+    return _prune(Candidates(members, costs), parts.alone)
+
+
+def prefer_axis(candidates: Candidates, parts: Parts, model: ImplantModel, axis: Array) -> Candidates:
+    """The same candidates, charged for their tilt against the axis [2] that the implants of the image share."""
+    members, costs = candidates
+    tilted = (members[:, :WHOLE] >= 0).sum(axis=1) > 1
+    tilt = model.tilt_cost(angle_to_axis(end_to_end(members[tilted], parts), axis))
+    costs = costs.copy()
+    costs[tilted] += tilt
+    return Candidates(members, costs)
+
+
+def end_to_end(members: Indices, parts: Parts) -> Array:
+    """[C, 2] directions of implants that have two thirds or three: from their first to their last."""
+    first = np.where(members[:, 0] >= 0, members[:, 0], members[:, 1])
+    last = np.where(members[:, 2] >= 0, members[:, 2], members[:, 1])
+    points = centres(parts.boxes)
+    return unit(points[last] - points[first])
+
+
+def _sets(parts: Parts) -> tuple[Indices, Indices, Indices]:
+    """[C, 3] singles, pairs and triples."""
+    of_slot = [np.flatnonzero(parts.slots == slot) for slot in range(WHOLE)]
+    points, side = centres(parts.boxes), sizes(parts.boxes).max(axis=1)
+    singles = np.full((sum(map(len, of_slot)), WHOLE), -1)
+    singles[np.arange(len(singles)), parts.slots[np.concatenate(of_slot)]] = np.concatenate(of_slot)
+    near, pairs = {}, []
+    for here, there in (*PAIRS, (1, 0)):
+        a, b = of_slot[here], of_slot[there]
+        offset = points[a][:, None] - points[b]
+        distance = np.hypot(offset[..., 0], offset[..., 1]) / (side[a][:, None] + side[b]) * 2
+        nearest = np.argsort(distance, axis=1, kind="stable")[:, :NEIGHBOURS]
+        within = np.take_along_axis(distance, nearest, axis=1) <= REACH * abs(here - there)
+        near[here, there] = np.where(within, b[nearest] if len(b) else -1, -1)
+    for here, there in PAIRS:
+        row, column = np.nonzero(near[here, there] >= 0)
+        pair = np.full((len(row), WHOLE), -1)
+        pair[:, here], pair[:, there] = of_slot[here][row], near[here, there][row, column]
+        pairs.append(pair)
+    before, after = near[1, 0], near[1, 2]  # of every middle third
+    row, i, j = np.nonzero((before >= 0)[:, :, None] & (after >= 0)[:, None, :])
+    triples = np.stack([before[row, i], of_slot[1][row], after[row, j]], axis=1)
+    return singles, np.concatenate(pairs), triples
+
+
+def _inside_wholes(
+    loose: Candidates, wholes: Indices, parts: Parts, model: ImplantModel, no_whole: float
+) -> Candidates:
+    """The same thirds as members of every whole implant that they lie in."""
+    thirds = loose.members[:, :WHOLE]
+    there = (thirds >= 0)[..., None]
+    low = np.where(there, parts.boxes[thirds, :2], np.inf).min(axis=1)
+    high = np.where(there, parts.boxes[thirds, 2:], -np.inf).max(axis=1)
+    boxes = np.concatenate([low, high], axis=1)
+    share = intersection_area(boxes[:, None], parts.boxes[wholes]) / np.prod(sizes(boxes), axis=1)[:, None]
+    which, whole = np.nonzero(share >= INSIDE)
+    members = loose.members[which]
+    members[:, WHOLE] = wholes[whole]
+    pattern = _PATTERN[there[which, :, 0] @ _BITS]
+    costs = loose.costs[which] - no_whole + model.whole_cost(boxes[which], parts.boxes[wholes[whole]], pattern)
+    return Candidates(members, costs)
+
+
+def _prune(candidates: Candidates, alone: Array) -> Candidates:
+    """Candidates that beat leaving their parts unexplained and are among the best of one of their parts."""
+    members, costs = candidates
+    gain = np.append(alone, 0.0)[members].sum(axis=1) - costs
+    better = gain > 0
+    members, costs, gain = members[better], costs[better], gain[better]
+    which, column = np.nonzero(members >= 0)
+    part = members[which, column]
+    order = np.lexsort((-gain[which], part))
+    first = np.searchsorted(part[order], part[order])  # where the run of the same part begins
+    keep = np.zeros(len(members), bool)
+    keep[which[order][np.arange(len(order)) - first < PER_PART]] = True
+    return Candidates(members[keep], costs[keep])

@@ -1,0 +1,136 @@
+"""Missing thirds, predicted from those that are there.
+
+A third is predicted in the frame of its implant: the origin at the nearest third that is there, the unit the mean
+length of those that are, the axis from coronal to apical. A ridge regression gives position and length; the width
+follows a spline through the known widths, which the regression corrects (paper section 3.1: predictive models and
+spline interpolation). The standard deviations are those of the residuals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy.interpolate import make_interp_spline
+from sklearn.linear_model import Ridge
+
+from implantdet.assembly.geometry import Array, centres, enclosing_size, oriented_size, sizes
+from implantdet.assembly.likelihood import PATTERNS, Pattern, link_features
+
+ALPHA = 1.0  # ridge penalty on features of the order of 0.1 … 1
+EXAMPLES = 10  # fewer known implants than this teach no regression
+
+
+@dataclass(frozen=True)
+class ThirdRegression:
+    """Linear prediction of a missing third: along, across, log length, log width correction.
+
+    Attributes:
+        coefficients: [4, D].
+        intercept: [4].
+        std: [4] of the residuals.
+    """
+
+    coefficients: Array
+    intercept: Array
+    std: Array
+
+    @classmethod
+    def fit(cls, features: Array, targets: Array) -> ThirdRegression:
+        """From [K, D] features and [K, 4] targets."""
+        ridge = Ridge(ALPHA).fit(features, targets)
+        return cls(ridge.coef_, ridge.intercept_, (targets - ridge.predict(features)).std(axis=0))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Frames of K implants in which the third ``missing`` is described."""
+
+    origin: Array
+    unit: Array
+    direction: Array
+    width: Array
+    features: Array
+
+    @classmethod
+    def of(cls, boxes: Array, pattern: Pattern, missing: int, direction: Array, aspects: Array) -> Frame:
+        """From [K, n, 4] boxes of ``pattern`` and [K, 2] directions."""
+        length, width = oriented_size(sizes(boxes), direction[:, None], aspects[list(pattern)])
+        nearest = int(np.argmin([abs(third - missing) for third in pattern]))
+        features = link_features(boxes, np.array(pattern), aspects) if len(pattern) > 1 else np.log(width / length)
+        width = np.exp(np.log(width) @ _spline(pattern, missing))
+        return cls(centres(boxes[:, nearest]), length.mean(axis=1), direction, width, features)
+
+    def describe(self, boxes: Array, aspect: float) -> Array:
+        """[K, 4] targets of the regression from [K, 4] boxes of the missing third."""
+        offset = (centres(boxes) - self.origin) / self.unit[:, None]
+        length, width = oriented_size(sizes(boxes), self.direction, aspect)
+        x, y = self.direction.T
+        along, across = offset[:, 0] * x + offset[:, 1] * y, offset[:, 1] * x - offset[:, 0] * y
+        return np.stack([along, across, np.log(length / self.unit), np.log(width / self.width)], axis=1)
+
+    def place(self, targets: Array, std: Array) -> tuple[Array, Array]:
+        """[K, 4] boxes and the standard deviations of their coordinates; undoes ``describe``."""
+        normal = np.stack([-self.direction[:, 1], self.direction[:, 0]], axis=1)
+        offset = targets[:, :1] * self.direction + targets[:, 1:2] * normal
+        centre = self.origin + offset * self.unit[:, None]
+        length, width = np.exp(targets[:, 2]) * self.unit, np.exp(targets[:, 3]) * self.width
+        half = enclosing_size(length, width, self.direction) / 2
+        shift = np.hypot(std[0] * self.direction, std[1] * normal) * self.unit[:, None]
+        size = np.abs(self.direction)
+        stretch = np.hypot((length * std[2])[:, None] * size, (width * std[3])[:, None] * size[:, ::-1]) / 2
+        spread = np.hypot(shift, stretch)
+        return np.hstack([centre - half, centre + half]), np.hstack([spread, spread])
+
+
+@cache
+def _spline(pattern: Pattern, missing: int) -> Array:
+    """[n] weights of known values in the spline through them, at the place of a missing third."""
+    # Thirds lie one length apart, so their numbers serve as positions along the axis.
+    return make_interp_spline(pattern, np.eye(len(pattern)), k=len(pattern) - 1)(missing)
+
+
+def fit_regressions(triples: Array, directions: Array, aspects: Array) -> dict[tuple[Pattern, int], ThirdRegression]:
+    """One regression for every pattern of known thirds and every missing one.
+
+    Args:
+        triples: [K, 3, 4] boxes of complete implants.
+        directions: [K, 2].
+        aspects: [3] usual width / length.
+    """
+    regressions: dict[tuple[Pattern, int], ThirdRegression] = {}
+    for pattern in PATTERNS[:-1]:
+        for missing in sorted({0, 1, 2} - set(pattern)):
+            frame = Frame.of(triples[:, pattern], pattern, missing, directions, aspects)
+            targets = frame.describe(triples[:, missing], aspects[missing])
+            usable = np.isfinite(frame.features).all(axis=1)
+            regressions[pattern, missing] = ThirdRegression.fit(frame.features[usable], targets[usable])
+    return regressions
+
+
+def complete(
+    boxes: Array,
+    pattern: Pattern,
+    direction: Array,
+    aspects: Array,
+    regressions: Mapping[tuple[Pattern, int], ThirdRegression],
+) -> dict[int, tuple[Array, Array]]:
+    """Missing third → its box [4] and the standard deviations of its coordinates [4].
+
+    Args:
+        boxes: [n, 4] of the thirds that are there.
+        pattern: which ones they are.
+        direction: [2] from coronal to apical.
+        aspects: [3] usual width / length.
+        regressions: from ``fit_regressions``.
+    """
+    found = {}
+    for missing in sorted({0, 1, 2} - set(pattern)):
+        frame = Frame.of(boxes[None], pattern, missing, direction[None], aspects)
+        model = regressions[pattern, missing]
+        targets = np.nan_to_num(frame.features) @ model.coefficients.T + model.intercept
+        box, std = frame.place(targets, model.std)
+        found[missing] = box[0], std[0]
+    return found

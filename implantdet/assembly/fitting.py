@@ -1,0 +1,98 @@
+"""Learn what implants look like from the boxes of known ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from implantdet.assembly.completion import EXAMPLES, ThirdRegression, fit_regressions
+from implantdet.assembly.geometry import Array, angle_to_axis, mean_axis, oriented_size, sizes
+from implantdet.assembly.known import KnownImplant
+from implantdet.assembly.likelihood import (
+    PAIRS,
+    PATTERNS,
+    TRIPLE,
+    ImplantModel,
+    Pattern,
+    StudentT,
+    directions,
+    link_features,
+    whole_features,
+)
+from implantdet.taxonomy import SYSTEM, THIRDS
+
+COPIES = 4  # jittered copies of every known implant
+MIN_WHOLE_STD = 0.1  # of the logarithm of a share: detectors cut whole implants more loosely than thirds
+TILT_STD, MIN_TILT_STD = math.radians(10), math.radians(3)
+
+
+def fit_geometry(
+    images: Sequence[Sequence[KnownImplant]], box_noise: float, seed: int = 0
+) -> tuple[ImplantModel, dict[tuple[Pattern, int], ThirdRegression]]:
+    """Likelihoods and regressions from the implants whose three thirds are annotated and not cut by the frame.
+
+    Args:
+        images: known implants, image by image.
+        box_noise: standard deviation of a detected edge, in mean sides of a third; known boxes are jittered by it.
+        seed: of the jitter.
+
+    Raises:
+        ValueError: too few complete implants.
+    """
+    complete = [[i for i in image if set(THIRDS) <= i.boxes.keys() and not i.cut & set(THIRDS)] for image in images]
+    known = [implant for image in complete for implant in image]
+    if len(known) < EXAMPLES:
+        raise ValueError(
+            f"the dataset has {len(known)} implants with all three thirds annotated, joined by 'implant_id' and clear "
+            f"of the frame; expected at least {EXAMPLES}"
+        )
+    rng = np.random.default_rng(seed)
+    clean = np.array([[implant.boxes[third] for third in THIRDS] for implant in known])
+    triples = _jittered(np.tile(clean, (COPIES, 1, 1)), box_noise, rng)
+    u = directions(triples)
+    length, width = oriented_size(sizes(triples), u[:, None], 1.0)
+    aspects = np.median(width / length, axis=0)
+    pairs = [_finite(link_features(triples[:, pair], np.array(pair), aspects)) for pair in PAIRS]
+    triple = _finite(link_features(triples, np.array(TRIPLE), aspects))
+    mirrored = triple * np.r_[np.ones(triple.shape[1] - 1), -1]  # only the sign of the offset from the axis differs
+    model = ImplantModel(
+        aspects,
+        StudentT.fit(pairs),
+        StudentT.fit([np.concatenate([triple, mirrored])]),
+        _fit_wholes(known, triples, box_noise, rng),
+        _tilt_std(complete),
+    )
+    return model, fit_regressions(triples, u, aspects)
+
+
+def _tilt_std(images: Sequence[Sequence[KnownImplant]]) -> float:
+    """Radians by which implants stray from the common axis of their image; ``TILT_STD`` without two in an image."""
+    angles = []
+    for image in images:
+        if len(image) > 1:
+            u = directions(np.array([[implant.boxes[third] for third in THIRDS] for implant in image]))
+            angles.append(angle_to_axis(u, mean_axis(u, np.ones(len(u)))))
+    return max(MIN_TILT_STD, float(np.sqrt(np.mean(np.concatenate(angles) ** 2)))) if angles else TILT_STD
+
+
+def _jittered(boxes: Array, noise: float, rng: np.random.Generator) -> Array:
+    side = sizes(boxes).mean(axis=(-2, -1), keepdims=True)
+    return boxes + noise * side * rng.standard_normal(boxes.shape)
+
+
+def _finite(features: Array) -> Array:
+    return features[np.isfinite(features).all(axis=1)]
+
+
+def _fit_wholes(known: Sequence[KnownImplant], triples: Array, noise: float, rng: np.random.Generator) -> StudentT:
+    """Thirds against whole implants; where none is annotated, the box round the thirds stands for it."""
+    whole = np.array([implant.boxes.get(SYSTEM, implant.box) for implant in known] * COPIES)[:, None]
+    whole = _jittered(whole, noise, rng)[:, 0]
+    samples = []
+    for pattern in PATTERNS:
+        thirds = triples[:, pattern]
+        box = np.concatenate([thirds[..., :2].min(axis=1), thirds[..., 2:].max(axis=1)], axis=1)
+        samples.append(whole_features(box, whole))
+    return StudentT.fit(samples, MIN_WHOLE_STD)

@@ -1,0 +1,129 @@
+"""Detections to parts: drop the weak ones, then join those of one third that lie on one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from torchvision.ops import box_iou
+
+from implantdet.assembly.geometry import Array, Indices
+from implantdet.structures import SLOTS, Part, Reading
+from implantdet.taxonomy import SYSTEM, Taxonomy
+
+COINCIDENT_IOU = 0.5  # detections of one third that overlap more speak of the same third
+MIN_SIDE = 1e-3  # pixels; thinner boxes are no boxes
+
+
+class Meaning(NamedTuple):
+    """What a class of the detector says: a slot of the implant, an axis of its design, a value."""
+
+    slot: str
+    axis: str
+    value: str
+
+
+class Detections(NamedTuple):
+    """The usable detections of one image: [N, 4] boxes, [N] scores, [N] classes, [N] index in the Instances."""
+
+    boxes: Array
+    scores: Array
+    classes: Indices
+    indices: Indices
+
+
+def meanings(thing_classes: Sequence[str], taxonomy: Taxonomy) -> tuple[Meaning | None, ...]:
+    """Meaning of every class; None for classes that are neither part nor system.
+
+    Raises:
+        ValueError: no class is a part or a system.
+    """
+    found: list[Meaning | None] = []
+    for name in thing_classes:
+        axis = taxonomy.axis_of(name)
+        if axis is not None:
+            found.append(Meaning(axis.third, axis.key, name.rsplit(".", 1)[-1]))
+        else:
+            found.append(Meaning(SYSTEM, SYSTEM, name) if name in taxonomy.systems else None)
+    if not any(found):
+        raise ValueError(
+            f"thing_classes: none of {list(thing_classes)} is a part or a system of the taxonomy; expected names like "
+            f"{taxonomy.part_categories[0]!r} or {taxonomy.systems[0]!r}"
+        )
+    return tuple(found)
+
+
+def usable(instances: Instances, classes: Sequence[Meaning | None]) -> Detections:
+    """The detections that can be worked with: finite, with an area, of a class that means something.
+
+    Raises:
+        ValueError: a class index is out of range.
+    """
+    boxes = instances.pred_boxes.tensor.detach().cpu().numpy().astype(np.float64).reshape(-1, 4)
+    scores = instances.scores.detach().cpu().numpy().astype(np.float64)
+    kinds = instances.pred_classes.detach().cpu().numpy()
+    if len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(classes):
+        raise ValueError(f"pred_classes: found {kinds.min()}…{kinds.max()}, expected 0…{len(classes) - 1}")
+    meant = np.array([meaning is not None for meaning in classes])
+    with np.errstate(invalid="ignore"):
+        keep = np.isfinite(boxes).all(axis=1) & np.isfinite(scores) & meant[kinds]
+        keep &= (boxes[:, 2:] - boxes[:, :2] > MIN_SIDE).all(axis=1)
+    indices = np.flatnonzero(keep)
+    return Detections(boxes[keep], np.clip(scores[keep], 0, 1), kinds[keep], indices)
+
+
+def drop_weak(detections: Detections, min_scores: Array, typical_best: float) -> Detections:
+    """Adaptive thresholds: one per category, lowered in images where everything scores low.
+
+    Args:
+        detections: of one image.
+        min_scores: [classes] threshold of every category.
+        typical_best: best score of an ordinary image; where the best score here is lower, so are the thresholds.
+    """
+    if not len(detections.scores):
+        return detections
+    level = min(1.0, detections.scores.max() / typical_best)
+    keep = detections.scores >= min_scores[detections.classes] * level
+    return Detections(*(array[keep] for array in detections))
+
+
+def gather(detections: Detections, classes: Sequence[Meaning | None]) -> list[Part]:
+    """Join coincident detections of one third into parts, best score first.
+
+    A part keeps one reading per axis; a second value of the same axis at the same place is a rival. Its box is the
+    mean of all of them, weighted by score. The order of the detections makes no difference.
+    """
+    boxes, scores, kinds, _ = detections
+    slots = np.array([-1 if meaning is None else SLOTS.index(meaning.slot) for meaning in classes])[kinds]
+    together = box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy() >= COINCIDENT_IOU
+    together &= slots[:, None] == slots
+    order = np.lexsort((*boxes.T, kinds, -scores))
+    together, free = together[order][:, order], np.ones(len(order), bool)
+    parts = []
+    for leader in range(len(order)):
+        if free[leader]:
+            group = np.flatnonzero(together[leader] & free)
+            free[group] = False
+            parts.append(_part(detections, order[group], classes))
+    return parts
+
+
+def _part(detections: Detections, group: Indices, classes: Sequence[Meaning | None]) -> Part:
+    """The part that coincident detections of one third, best first, speak of."""
+    boxes, scores = detections.boxes[group], detections.scores[group]
+    readings: dict[str, Reading] = {}
+    rivals = []
+    rows = zip(detections.classes[group].tolist(), scores.tolist(), detections.indices[group].tolist(), strict=True)
+    for kind, score, index in rows:
+        meaning = classes[kind]
+        assert meaning is not None, "usable() has dropped these"
+        reading = Reading(meaning.axis, meaning.value, score, index)
+        if readings.setdefault(meaning.axis, reading) is not reading:
+            rivals.append(reading)
+        slot = meaning.slot
+    weights = np.maximum(scores, 1e-6)
+    x0, y0, x1, y1 = (weights @ boxes / weights.sum()).tolist()
+    return Part(slot, (x0, y0, x1, y1), float(scores[0]), tuple(readings.values()), tuple(rivals))

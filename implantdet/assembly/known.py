@@ -1,0 +1,76 @@
+"""Known implants: the ground truth of dataset dicts, implant by implant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from implantdet.assembly.gather import Meaning
+from implantdet.assembly.geometry import Array, union
+from implantdet.structures import SLOTS, Box
+from implantdet.taxonomy import SYSTEM
+
+EDGE = 1.0  # pixels; a box that comes this close to the frame may be cut
+
+
+@dataclass
+class KnownImplant:
+    """What the annotations of one image say about one implant.
+
+    Attributes:
+        boxes: of the annotated thirds and, under ``system``, of the whole implant.
+        values: axis → value; axes that cannot be assessed are absent.
+        system: name, if it is annotated.
+        product_line: title, if it is annotated.
+        cut: slots whose box touches the frame of the image.
+    """
+
+    boxes: dict[str, Box] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    system: str | None = None
+    product_line: str | None = None
+    cut: set[str] = field(default_factory=set)
+
+    @property
+    def box(self) -> Box:
+        """Round the whole implant: as annotated, or else round its thirds."""
+        if SYSTEM in self.boxes:
+            return self.boxes[SYSTEM]
+        x0, y0, x1, y1 = union(np.array(list(self.boxes.values()))).tolist()
+        return (x0, y0, x1, y1)
+
+
+def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) -> dict[int, KnownImplant]:
+    """``implant_id`` → implant, of one dataset dict. Annotations without ``implant_id`` are left out."""
+    implants: dict[int, KnownImplant] = {}
+    for annotation in record["annotations"]:
+        meaning = classes[annotation["category_id"]]
+        if meaning is None or "implant_id" not in annotation or annotation.get("iscrowd", 0):
+            continue
+        implant = implants.setdefault(annotation["implant_id"], KnownImplant())
+        x0, y0, x1, y1 = map(
+            float, BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
+        )
+        if meaning.slot == SYSTEM:
+            implant.system, implant.product_line = meaning.value, annotation.get("product_line")
+        else:
+            implant.values[meaning.axis] = meaning.value
+        implant.boxes.setdefault(meaning.slot, (x0, y0, x1, y1))
+        if min(x0, y0) < EDGE or x1 > record["width"] - EDGE or y1 > record["height"] - EDGE:
+            implant.cut.add(meaning.slot)
+    return implants
+
+
+def readings_per_part(known: Iterable[KnownImplant]) -> Array:
+    """[4] annotations that an ordinary part of every slot has; 1 where there are none."""
+    annotations, parts = np.zeros(len(SLOTS)), np.zeros(len(SLOTS))
+    for implant in known:
+        for k, slot in enumerate(SLOTS):
+            parts[k] += slot in implant.boxes
+            annotations[k] += sum(axis.split(".")[0] == slot for axis in implant.values)
+        annotations[-1] += SYSTEM in implant.boxes
+    return np.where(parts > 0, annotations / np.maximum(parts, 1), 1.0)

@@ -1,0 +1,117 @@
+"""How probable every value of every axis is for every product line: declared attributes, corrected by examples.
+
+Letters: L product lines, V values of an axis. A whole-implant detection is read like one more axis, ``system``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from implantdet.assembly.geometry import Array
+from implantdet.phantom.lines import ProductLine
+from implantdet.taxonomy import SYSTEM, Taxonomy
+
+DECLARED_WEIGHT = 5.0  # a line's declared attributes count as much as so many examples
+MISTAKE = 0.02  # probability that an attribute is not what the line's declaration says
+UNIFORM_SHARE = 0.1  # of the prior: lets lines without examples take part
+
+
+@dataclass(frozen=True)
+class LineTable:
+    """Product lines and what is known of them.
+
+    Attributes:
+        titles: [L] of the lines.
+        systems: [L] the system of every line.
+        values: axis → its values, ``system`` among the axes.
+        likelihood: axis → [L, V] probability of a value, given the line.
+        prior: [L].
+    """
+
+    titles: tuple[str, ...]
+    systems: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
+    likelihood: Mapping[str, Array]
+    prior: Array
+
+
+def build_table(
+    lines: Sequence[ProductLine], taxonomy: Taxonomy, examples: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> LineTable:
+    """Join declarations and examples.
+
+    A system without a line in the list gets one of its own name, of which nothing is declared.
+
+    Args:
+        lines: with their declared attributes; each length counts alike.
+        taxonomy: axes, values and systems.
+        examples: title → axis → value → number of known implants, from ``count_examples``. Lines without any rest on
+            their declaration, so that a new line takes part at once.
+    """
+    titles = [line.title for line in lines]
+    systems = [line.system for line in lines]
+    declared = [_declared(line) for line in lines]
+    for system in taxonomy.systems:
+        if system not in systems:
+            titles, systems, declared = [*titles, system], [*systems, system], [*declared, {}]
+    values = {axis.key: axis.values for axis in taxonomy.axes}
+    likelihood = {}
+    for axis, names in values.items():
+        rows = []
+        for title, attributes in zip(titles, declared, strict=True):
+            guess = np.array([attributes.get((axis, name), 0.0) for name in names])
+            guess = guess if guess.sum() > 0 else np.full(len(names), 1 / len(names))
+            guess = (1 - MISTAKE) * guess + MISTAKE / len(names)
+            seen = np.array([examples.get(title, {}).get(axis, {}).get(name, 0.0) for name in names])
+            rows.append((seen + DECLARED_WEIGHT * guess) / (seen.sum() + DECLARED_WEIGHT))
+        likelihood[axis] = np.stack(rows)
+    own = np.array([[system == name for name in taxonomy.systems] for system in systems])
+    likelihood[SYSTEM] = (1 - MISTAKE) * own + MISTAKE / len(taxonomy.systems)
+    count = np.array([sum(examples.get(title, {}).get(SYSTEM, {}).values()) for title in titles])
+    uniform = np.full(len(titles), 1 / len(titles))
+    prior = (1 - UNIFORM_SHARE) * count / count.sum() + UNIFORM_SHARE * uniform if count.sum() else uniform
+    return LineTable(tuple(titles), tuple(systems), values | {SYSTEM: taxonomy.systems}, likelihood, prior)
+
+
+def count_examples(
+    table: LineTable, known: Iterable[tuple[Mapping[str, str], str | None, str | None]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Examples of every line: title → axis → value → count.
+
+    An implant whose line is not known counts for the lines of its system, each as far as its attributes fit.
+
+    Args:
+        table: of declarations alone.
+        known: values, system and product line of every known implant.
+    """
+    counts: dict[str, dict[str, dict[str, float]]] = {}
+    systems = np.array(table.systems)
+    for values, system, title in known:
+        if title in table.titles:
+            shares = {title: 1.0}
+        elif system in table.systems:
+            likelihood = np.where(systems == system, table.prior, 0)
+            for axis, value in values.items():
+                likelihood = likelihood * table.likelihood[axis][:, table.values[axis].index(value)]
+            shares = dict(zip(table.titles, likelihood / likelihood.sum(), strict=True))
+        else:
+            continue
+        for name, share in shares.items():
+            if share > 0:
+                line = counts.setdefault(name, {})
+                for axis, said in {**values, SYSTEM: table.systems[table.titles.index(name)]}.items():
+                    cell = line.setdefault(axis, {})
+                    cell[said] = cell.get(said, 0.0) + float(share)
+    return counts
+
+
+def _declared(line: ProductLine) -> dict[tuple[str, str], float]:
+    """(axis, value) → share of the line's lengths that have it."""
+    shares: dict[tuple[str, str], float] = {}
+    for length in line.lengths:
+        for item in line.attributes(length).items():
+            shares[item] = shares.get(item, 0.0) + 1 / len(line.lengths)
+    return shares

@@ -1,0 +1,123 @@
+"""Exact set partition: every part goes to one implant or is left unexplained, at the least total cost.
+
+Letters: P parts, C candidates.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from implantdet.assembly.candidates import Candidates
+from implantdet.assembly.geometry import Array, Indices
+
+FEW = 16  # candidates of a component that are enumerated sooner than a solver starts
+NODE_LIMIT = 50  # of the branch-and-bound tree of one component; real layouts need one node
+SLACK = 1e-9  # nats
+
+
+def partition(candidates: Candidates, alone: Array) -> Indices:
+    """Indices of the chosen candidates, disjoint in their parts.
+
+    Every connected component is solved for itself. Most are settled by a bound: the cost of a partition is the sum
+    over parts of what each pays, which is at least its cheapest share of any candidate. If the candidates that offer
+    those shares are disjoint, no partition is cheaper. Of the rest, small components are enumerated, and large ones go
+    to ``scipy.optimize.milp``.
+
+    Args:
+        candidates: possible implants.
+        alone: [P] cost of leaving a part unexplained.
+    """
+    members, costs = candidates
+    if not len(costs):
+        return np.empty(0, np.intp)
+    which, column = np.nonzero(members >= 0)
+    part = members[which, column]
+    chosen, settled = _by_shares(which, part, costs, alone)
+    if settled.all():
+        return chosen
+    label = _components(which, part, len(costs), len(alone))
+    hard = np.zeros(label.max() + 1, bool)
+    hard[label[part[~settled[part]]]] = True
+    solution = [chosen[~hard[label[members[chosen].max(axis=1)]]]]
+    for component in np.flatnonzero(hard):
+        subset = np.flatnonzero(label[members.max(axis=1)] == component)
+        solve = _enumerate if len(subset) <= FEW else _solve
+        gain = np.append(alone, 0.0)[members[subset]].sum(axis=1) - costs[subset]
+        solution.append(subset[solve(members[subset], gain)])
+    return np.sort(np.concatenate(solution))
+
+
+def _by_shares(which: Indices, part: Indices, costs: Array, alone: Array) -> tuple[Indices, NDArray[np.bool_]]:
+    """Candidates that are the cheapest of all their parts, and [P] whether a part has its cheapest share."""
+    count = np.bincount(which, minlength=len(costs))
+    share = (costs / count)[which]
+    cheapest = alone.copy()
+    np.minimum.at(cheapest, part, share)
+    order = np.lexsort((which, share, part))
+    first = np.ones(len(order), bool)
+    first[1:] = part[order][1:] != part[order][:-1]
+    wins = order[first & (share[order] <= cheapest[part[order]] + SLACK)]
+    chosen = np.flatnonzero(np.bincount(which[wins], minlength=len(costs)) == count)
+    settled = cheapest >= alone - SLACK  # nothing is cheaper than to leave it
+    settled[part[np.isin(which, chosen)]] = True
+    return chosen, settled
+
+
+def _components(which: Indices, part: Indices, num_candidates: int, num_parts: int) -> Indices:
+    """[P] number of the connected component of every part."""
+    # Parts are joined through the candidates that hold them.
+    graph = csr_array((np.ones(len(part), np.int8), (part, num_parts + which)), shape=(num_parts + num_candidates,) * 2)
+    return connected_components(graph, directed=False)[1][:num_parts]
+
+
+def _enumerate(members: Indices, gain: Array) -> Indices:
+    """The disjoint rows of ``members`` with the largest total gain, by trying them all."""
+    held = [sum(1 << part for part in row if part >= 0) for row in members.tolist()]
+    gains = gain.tolist()
+
+    @cache
+    def best(row: int, used: int) -> tuple[float, tuple[int, ...]]:
+        if row == len(held):
+            return 0.0, ()
+        without = best(row + 1, used)
+        if held[row] & used:
+            return without
+        total, rows = best(row + 1, used | held[row])
+        return max((total + gains[row], (row, *rows)), without, key=lambda outcome: outcome[0])
+
+    return np.array(best(0, 0)[1], np.intp)
+
+
+def _solve(members: Indices, gain: Array) -> Indices:
+    """The disjoint rows of ``members`` with the largest total gain."""
+    which, column = np.nonzero(members >= 0)
+    parts, part = np.unique(members[which, column], return_inverse=True)
+    held = csr_array((np.ones(len(part)), (part, which)), shape=(len(parts), len(gain)))
+    result = milp(
+        -gain,
+        integrality=np.ones(len(gain)),
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(held, -np.inf, 1),
+        options={"node_limit": NODE_LIMIT},
+    )
+    if result.x is not None:
+        return np.flatnonzero(result.x > 0.5)
+    return _greedy(members, gain)
+
+
+def _greedy(members: Indices, gain: Array) -> Indices:
+    """Disjoint rows, best gain first; the answer where the solver reached its limit before it had any."""
+    used: set[int] = {-1}
+    chosen = []
+    for row in np.argsort(-gain, kind="stable"):
+        mine = set(members[row].tolist()) - {-1}
+        if not mine & used:
+            used |= mine
+            chosen.append(row)
+    return np.array(chosen, np.intp)

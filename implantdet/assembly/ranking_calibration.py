@@ -1,0 +1,96 @@
+"""How far a ranking can be trusted: confusions, temperature, conformal sets and the limit of the unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from implantdet.assembly.geometry import Array
+from implantdet.assembly.line_table import LineTable
+from implantdet.assembly.ranking import Calibration, Ranker, Readings
+from implantdet.taxonomy import SYSTEM
+
+CONFUSION_WEIGHT = 10.0  # an axis counts as read right until about so many readings of a value say otherwise
+UNKNOWN_SHARE = 0.05  # of known implants that may be called unknown
+LOG_TEMPERATURES = (-1.5, 3.0)
+
+
+class Sample(NamedTuple):
+    """What was read of a validation implant, and what is true of it.
+
+    Attributes:
+        readings: axis → value → share.
+        values: axis → true value, where it can be assessed.
+        system: true system.
+        line: title of the true product line, where it is known.
+    """
+
+    readings: Readings
+    values: dict[str, str]
+    system: str
+    line: str | None
+
+
+def calibrate(samples: Sequence[Sample], table: LineTable, coverage: float) -> Calibration:
+    """Learn from validation implants.
+
+    Args:
+        samples: implants that were found.
+        table: learned on the training set.
+        coverage: share of conformal sets that should hold the truth, in (0, 1).
+
+    Returns:
+        The default calibration if there are no samples.
+    """
+    if not samples:
+        return Calibration()
+    ranker = Ranker(table, Calibration(confusions=_confusions(samples, table)))
+    likelihoods = [ranker.likelihoods(sample.readings) for sample in samples]
+    own = np.array([[system == sample.system for system in table.systems] for sample in samples])
+    ranker = Ranker(table, replace(ranker.calibration, temperature=_temperature(ranker, likelihoods, own)))
+    posteriors = np.array([ranker.posterior(rows) for rows in likelihoods])
+    of_system = 1 - (posteriors * own).sum(axis=1)
+    of_line = [
+        1 - posterior[table.titles.index(sample.line)]
+        for posterior, sample in zip(posteriors, samples, strict=True)
+        if sample.line in table.titles
+    ]
+    fits = [ranker.fit(sample.readings, rows) for sample, rows in zip(samples, likelihoods, strict=True)]
+    return replace(
+        ranker.calibration,
+        system_quantile=conformal_quantile(of_system, coverage),
+        line_quantile=conformal_quantile(np.array(of_line), coverage),
+        min_fit=float(np.quantile(fits, UNKNOWN_SHARE)),
+    )
+
+
+def conformal_quantile(scores: Array, coverage: float) -> float | None:
+    """The ⌈(n + 1) · coverage⌉-th smallest of n scores (split conformal prediction); None if n is too small."""
+    position = int(np.ceil((len(scores) + 1) * coverage))
+    return float(np.sort(scores)[position - 1]) if position <= len(scores) else None
+
+
+def _temperature(ranker: Ranker, likelihoods: Sequence[Array], own: Array) -> float:
+    """The temperature under which the true systems are most probable."""
+
+    def loss(log_temperature: float) -> float:
+        scaled = Ranker(ranker.table, replace(ranker.calibration, temperature=float(np.exp(log_temperature))))
+        true = [scaled.posterior(rows)[mine].sum() for rows, mine in zip(likelihoods, own, strict=True)]
+        return -float(np.log(np.maximum(true, 1e-12)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+
+
+def _confusions(samples: Sequence[Sample], table: LineTable) -> dict[str, Array]:
+    counts = {axis: CONFUSION_WEIGHT * np.eye(len(values)) for axis, values in table.values.items()}
+    for readings, values, system, _ in samples:
+        for axis, truth in {**values, SYSTEM: system}.items():
+            if axis in readings:
+                names = table.values[axis]
+                read = max(readings[axis].items(), key=lambda item: item[1])[0]
+                counts[axis][names.index(truth), names.index(read)] += 1
+    return {axis: count / count.sum(axis=1, keepdims=True) for axis, count in counts.items()}

@@ -1,0 +1,160 @@
+"""What a masked image model sees behind hidden patches (the paper's figure 4), and its PSNR.
+
+Letters: L patches of an image, M hidden ones, P pixels of a patch (times channels), T channels of a target.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from matplotlib.figure import Figure
+from sklearn.linear_model import Ridge
+from torch import Tensor
+
+from implantdet.data.idd import write_json
+from implantdet.modeling.masked_image_model import restore
+from implantdet.modeling.mim_targets import standardize, unpatchify
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ("original", "masked", "reconstruction")
+_GREY = 127.5  # what is shown in place of a hidden patch
+
+
+class ReconstructionEvaluator(DatasetEvaluator):
+    """Draws originals, masked images and reconstructions, and measures PSNR on hidden patches.
+
+    A model that predicts no pixels gets a decoder for the eye: ridge regression from its targets to standardised
+    pixels. It is fitted on every second image and applied to the predictions for the others, and the other way round.
+    Mean and deviation of a standardised patch are taken from the original, as in MAE's figures.
+
+    ``evaluate`` writes ``reconstruction.png`` and ``reconstruction.json``, and keeps the drawn images (grey levels) in
+    ``columns_``.
+
+    Args:
+        output_dir: folder of the files, created if it is missing.
+        pixel_mean: ``MODEL.PIXEL_MEAN``.
+        pixel_std: ``MODEL.PIXEL_STD``.
+        max_images: images that are reconstructed, the first ones of every process.
+        num_drawn: images that are drawn, the first ones.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        max_images: int = 32,
+        num_drawn: int = 4,
+    ) -> None:
+        self._output_dir = Path(output_dir)
+        self._mean = torch.tensor(pixel_mean)
+        self._std = torch.tensor(pixel_std)
+        self._max_images = max_images
+        self._num_drawn = num_drawn
+        self._outputs: list[dict[str, Any]] = []
+        self.columns_: dict[str, list[np.ndarray]] = {}
+
+    def reset(self) -> None:
+        """Forget the images of the last round."""
+        self._outputs = []
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        """Keep what is needed of ``MaskedImageModel.inference``."""
+        for output in outputs[: self._max_images - len(self._outputs)]:
+            kept = {
+                key: output[key] for key in ("pixels", "targets", "predictions", "pixel_predictions") if key in output
+            }
+            self._outputs.append(
+                {key: value.cpu().float() for key, value in kept.items()}
+                | {"grid": output["grid"], "hidden": output["mask"].predicted[0].cpu()}
+            )
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Reconstruct, draw and measure; on the main process, elsewhere nothing."""
+        comm.synchronize()
+        gathered = comm.gather(self._outputs, dst=0)
+        outputs = list(itertools.chain.from_iterable(gathered))
+        if not comm.is_main_process() or not outputs:
+            return {}
+        predicted = predict_pixels(outputs)
+        ratios = [
+            psnr(self._levels(pixels), self._levels(output["pixels"][output["hidden"]]))
+            for output, pixels in zip(outputs, predicted, strict=True)
+        ]
+        results = {"PSNR": float(np.mean(ratios))}
+        drawn = [self._draw(*pair) for pair in zip(outputs[: self._num_drawn], predicted, strict=False)]
+        self.columns_ = {name: [images[index] for images in drawn] for index, name in enumerate(_COLUMNS)}
+        self._output_dir.mkdir(parents=True, exist_ok=True)
+        save_figure(self._output_dir / "reconstruction.png", self.columns_)
+        write_json(self._output_dir / "reconstruction.json", {"num_images": len(outputs), "reconstruction": results})
+        logger.info("PSNR on hidden patches of %d images: %.2f dB", len(outputs), results["PSNR"])
+        return {"reconstruction": results}
+
+    def _levels(self, patches: Tensor) -> Tensor:
+        """Grey levels of normalised patches (…, P)."""
+        pixels = patches.unflatten(-1, (-1, len(self._mean))) * self._std + self._mean
+        return pixels.flatten(-2).clamp(0, 255)
+
+    def _draw(self, output: dict[str, Any], predicted: Tensor) -> list[np.ndarray]:
+        """The three images of a row, (H, W) or (H, W, 3)."""
+        original = self._levels(output["pixels"])
+        masked, reconstruction = original.clone(), original.clone()
+        masked[output["hidden"]] = _GREY
+        reconstruction[output["hidden"]] = self._levels(predicted)
+        images = [unpatchify(patches[None], output["grid"])[0] for patches in (original, masked, reconstruction)]
+        return [image.permute(1, 2, 0).squeeze(-1).round().byte().numpy() for image in images]
+
+
+def predict_pixels(outputs: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """Normalised pixels of the hidden patches of every image, (M, P): predicted, or decoded from predicted targets.
+
+    Args:
+        outputs: for every image ``pixels`` (L, P), ``targets`` (L, T), ``predictions`` (M, T), ``hidden`` (M,) and, if
+            the model predicts pixels, ``pixel_predictions`` (M, P).
+    """
+    if "pixel_predictions" in outputs[0]:
+        return [output["pixel_predictions"] for output in outputs]
+    predicted: list[Tensor] = [torch.empty(0)] * len(outputs)
+    for half in (0, 1):
+        others = outputs[1 - half :: 2] or outputs  # of a single image, its own targets
+        decoder = Ridge(alpha=1e-3).fit(
+            torch.cat([output["targets"] for output in others]).numpy(),
+            torch.cat([standardize(output["pixels"]) for output in others]).numpy(),
+        )
+        for index in range(half, len(outputs), 2):
+            output = outputs[index]
+            decoded = torch.from_numpy(decoder.predict(output["predictions"].numpy())).float()
+            predicted[index] = restore(decoded, output["pixels"][output["hidden"]])
+    return predicted
+
+
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of grey levels from 0 to 255; equal images: infinity."""
+    error = float((image - reference).square().mean())
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def save_figure(path: Path, columns: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Write a picture of captioned columns of images; all columns have the same number of images."""
+    num_rows = max(len(images) for images in columns.values())
+    figure = Figure(figsize=(2.5 * len(columns), 2.5 * num_rows), layout="constrained")
+    axes = figure.subplots(num_rows, len(columns), squeeze=False)
+    for col, (caption, images) in enumerate(columns.items()):
+        axes[0, col].set_title(caption)
+        for row, image in enumerate(images):
+            axes[row, col].imshow(image, cmap="gray", vmin=0, vmax=255)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=120)
+    temporary.replace(path)

@@ -1,0 +1,171 @@
+"""ROI heads for design parts: boxes that coincide, axes that nobody could assess.
+
+They work in any Detectron2 project, with its own backbone and its own registered dataset::
+
+    import implantdet
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    cfg = get_cfg()
+    implantdet.config.add_implantdet_config(cfg)
+    cfg.merge_from_file("my_project.yaml")
+    cfg.DATASETS.TRAIN = ("my_dataset",)
+    cfg.MODEL.ROI_HEADS.NAME = "ImplantROIHeads"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    model = build_model(cfg)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads, StandardROIHeads
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.structures import Instances
+
+from implantdet.modeling.multi_label import CategoryTable, multi_label_targets
+from implantdet.modeling.part_predictor import PartPredictor
+from implantdet.modeling.soft_nms import soft_nms
+
+_SOFT_NMS_CANDIDATES = 1000  # best detections of an image that Soft-NMS looks at; its time grows with their square
+
+
+class _PartLabels(ROIHeads):
+    """What the plain and the cascade heads share: multi-label targets and Soft-NMS.
+
+    Args:
+        train_datasets: registered training sets; their metadata say which axis a category answers.
+        soft_nms_sigma: width of the Gaussian of Soft-NMS; 0: ordinary NMS.
+        score_thresh: score that a detection must exceed after Soft-NMS.
+        topk_per_image: number of detections that Soft-NMS keeps.
+        **kwargs: of Detectron2's heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        train_datasets: Sequence[str] = (),
+        soft_nms_sigma: float = 0.0,
+        score_thresh: float = 0.05,
+        topk_per_image: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.train_datasets = train_datasets
+        self.soft_nms_sigma = soft_nms_sigma
+        self.score_thresh = score_thresh
+        self.topk_per_image = topk_per_image
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Arguments of the constructor from a config with the keys of ``add_implantdet_config``.
+
+        Raises:
+            ValueError: masks are to be predicted per category, which coincident boxes do not allow.
+        """
+        multi_label = cfg.MODEL.PART_HEAD.LOSS != "cross_entropy"
+        if multi_label and cfg.MODEL.MASK_ON and not cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK:
+            raise ValueError(
+                "categories that share a box share its mask: set MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True "
+                f"(MODEL.PART_HEAD.LOSS is '{cfg.MODEL.PART_HEAD.LOSS}')"
+            )
+        return super().from_config(cfg, input_shape) | {
+            "train_datasets": cfg.DATASETS.TRAIN,
+            "soft_nms_sigma": cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA,
+            "score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+            "topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    @staticmethod
+    def _nms_arguments(cfg: CfgNode) -> dict[str, Any]:
+        """What the box predictor does about overlaps: its own NMS, or nothing if Soft-NMS follows."""
+        if cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA == 0:
+            return {}
+        return {"test_nms_thresh": 1.0, "test_topk_per_image": _SOFT_NMS_CANDIDATES}
+
+    @cached_property
+    def category_table(self) -> CategoryTable:
+        """Axes of the categories, read when training begins: a model that only predicts needs no training set."""
+        if not self.train_datasets:
+            return CategoryTable.from_names([""] * self.num_classes, [""] * self.num_classes)
+        return CategoryTable.of_dataset(self.train_datasets[0], self.num_classes)
+
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
+        """Sample as Detectron2 does, then label each sampled proposal with all its categories."""
+        sampled = super().label_and_sample_proposals(proposals, targets)
+        return self._add_labels(sampled, targets, self.proposal_matcher)
+
+    @torch.no_grad()
+    def _add_labels(self, proposals: list[Instances], targets: list[Instances], matcher: Matcher) -> list[Instances]:
+        for proposals_per_image, targets_per_image in zip(proposals, targets, strict=True):
+            boxes = proposals_per_image.proposal_boxes
+            proposals_per_image.gt_labels, proposals_per_image.gt_label_weights = multi_label_targets(
+                boxes,
+                targets_per_image.gt_boxes,
+                targets_per_image.gt_classes,
+                matcher,
+                self.category_table.to(boxes.device),
+            )
+        return proposals
+
+    def _forward_box(self, *args: Any, **kwargs: Any) -> Any:
+        output = super()._forward_box(*args, **kwargs)
+        if self.training or self.soft_nms_sigma == 0:
+            return output
+        return [
+            soft_nms(instances, self.soft_nms_sigma, self.score_thresh, self.topk_per_image) for instances in output
+        ]
+
+
+@ROI_HEADS_REGISTRY.register()
+class ImplantROIHeads(_PartLabels, StandardROIHeads):
+    """``StandardROIHeads`` whose proposals carry every category that they match, with a ``PartPredictor``.
+
+    Args:
+        **kwargs: of ``_PartLabels`` and ``StandardROIHeads``.
+    """
+
+    @configurable
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        arguments = super()._init_box_head(cfg, input_shape)
+        shape = arguments["box_head"].output_shape
+        return arguments | {"box_predictor": PartPredictor(cfg, shape, **cls._nms_arguments(cfg))}
+
+
+@ROI_HEADS_REGISTRY.register()
+class CascadeImplantROIHeads(_PartLabels, CascadeROIHeads):
+    """``CascadeROIHeads`` with multi-label targets at every stage, each by the IoU threshold of its stage.
+
+    Args:
+        **kwargs: of ``_PartLabels`` and ``CascadeROIHeads``.
+    """
+
+    @configurable
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        arguments = super()._init_box_head(cfg, input_shape)
+        predictors = [
+            PartPredictor(cfg, head.output_shape, box2box_transform=stage.box2box_transform, **cls._nms_arguments(cfg))
+            for head, stage in zip(arguments["box_heads"], arguments["box_predictors"], strict=True)
+        ]
+        return arguments | {"box_predictors": predictors}
+
+    def _match_and_label_boxes(
+        self, proposals: list[Instances], stage: int, targets: list[Instances]
+    ) -> list[Instances]:
+        labelled = super()._match_and_label_boxes(proposals, stage, targets)
+        return self._add_labels(labelled, targets, self.proposal_matchers[stage])

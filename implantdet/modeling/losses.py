@@ -1,0 +1,114 @@
+"""Classification losses of the part detector.
+
+R: proposals of a batch; K: categories. Every loss is a sum over proposals divided by R, as in Detectron2's
+``FastRCNNOutputLayers``: a proposal counts the same whatever else is in its batch, and an empty batch gives 0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.data import DatasetCatalog
+from torch import Tensor
+from torch.nn import functional as F
+
+logger = logging.getLogger(__name__)
+
+CLASS_WEIGHTINGS = ("none", "inverse_frequency", "effective_number", "given")
+
+
+def weighted_cross_entropy(logits: Tensor, gt_classes: Tensor, class_weights: Tensor) -> Tensor:
+    """Softmax cross-entropy in which a proposal counts as much as the weight of its category; background counts 1.
+
+    Args:
+        logits: (R, K + 1), background last.
+        gt_classes: (R,), each in [0, K].
+        class_weights: (K,).
+    """
+    weights = torch.cat([class_weights, class_weights.new_ones(1)])
+    return F.cross_entropy(logits.float(), gt_classes, weights, reduction="sum") / max(len(logits), 1)
+
+
+def multi_label_loss(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    class_weights: Tensor,
+    elementwise: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """One yes-or-no question per category.
+
+    Args:
+        logits: (R, K).
+        targets: (R, K), 0 or 1.
+        weights: (R, K), 0 where there is no label.
+        class_weights: (K,). They count for *yes* only (``pos_weight`` in PyTorch's words): each category has its own
+            *no*, and a weight on both would leave their balance, which hurts rare categories, as it is.
+        elementwise: loss of (R, K) logits and targets, unreduced.
+    """
+    loss = elementwise(logits.float(), targets) * weights
+    return (loss * torch.where(targets > 0, class_weights, 1.0)).sum() / max(len(logits), 1)
+
+
+def class_weights(
+    weighting: str, num_classes: int, datasets: Sequence[str] = (), given: Sequence[float] = (), beta: float = 0.999
+) -> Tensor:
+    """Weights of the categories, (K,).
+
+    Weights that are computed are scaled so that the mean over all annotations is 1: the labels as a whole keep their
+    weight against the background, only their shares change. A category without annotations gets 1.
+
+    Args:
+        weighting: ``none`` (all 1), ``inverse_frequency`` (scikit-learn's *balanced*), ``effective_number``
+            (Cui et al. 2019, arXiv:1901.05555: 1 / E with E = (1 − βⁿ) / (1 − β)), or ``given``.
+        num_classes: K.
+        datasets: registered training sets whose annotations are counted.
+        given: the weights, if they are given.
+        beta: β of the effective number, in [0, 1); 0 weighs all alike, → 1 is the inverse frequency.
+
+    Raises:
+        ValueError: the weights that are given are not K positive numbers.
+    """
+    if weighting == "none":
+        return torch.ones(num_classes)
+    if weighting == "given":
+        if len(given) != num_classes or min(given) <= 0:
+            raise ValueError(
+                f"MODEL.PART_HEAD.CLASS_WEIGHTS: expected {num_classes} positive numbers, one per class; found {given}"
+            )
+        return torch.tensor(given, dtype=torch.float32)
+    counts = count_annotations(datasets, num_classes)
+    weights = inverse_frequency(counts) if weighting == "inverse_frequency" else effective_number(counts, beta)
+    for index, (count, weight) in enumerate(zip(counts.tolist(), weights.tolist(), strict=True)):
+        logger.info("category %d: %d annotations, weight %.3f", index, count, weight)
+    return weights
+
+
+def count_annotations(datasets: Sequence[str], num_classes: int) -> Tensor:
+    """Annotations of each category in registered datasets, (K,)."""
+    counted = Counter(
+        annotation["category_id"]
+        for name in datasets
+        for record in DatasetCatalog.get(name)
+        for annotation in record["annotations"]
+    )
+    return torch.tensor([counted[index] for index in range(num_classes)], dtype=torch.float64)
+
+
+def inverse_frequency(counts: Tensor) -> Tensor:
+    """Weights from the numbers of annotations, see ``class_weights``."""
+    return _with_mean_one(1 / counts, counts)
+
+
+def effective_number(counts: Tensor, beta: float) -> Tensor:
+    """Weights from the numbers of annotations, see ``class_weights``."""
+    return _with_mean_one((1 - beta) / (1 - beta**counts), counts)
+
+
+def _with_mean_one(weights: Tensor, counts: Tensor) -> Tensor:
+    seen = counts > 0
+    scale = counts.sum() / (weights * counts)[seen].sum()
+    return torch.where(seen, weights * scale, 1.0).float()

@@ -1,0 +1,128 @@
+"""Targets when several categories stand on one box, and when some questions have no answer.
+
+R: proposals of an image; M: its ground-truth boxes; K: categories; A: axes; T: thirds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, pairwise_ioa, pairwise_iou
+from torch import Tensor
+
+from implantdet.taxonomy import SYSTEM, THIRDS
+
+_INSIDE = 0.5  # a box lies in an implant if at least this fraction of its area does
+
+
+@dataclass(frozen=True)
+class CategoryTable:
+    """Which axis each category answers, which third each axis belongs to, and which categories are whole implants.
+
+    Attributes:
+        category_axis: (K, A), 1.0 where the category is a value of the axis.
+        axis_third: (A, T), 1.0 where the axis belongs to the third.
+        is_system: (K,) bool, True for whole implants.
+    """
+
+    category_axis: Tensor
+    axis_third: Tensor
+    is_system: Tensor
+
+    @classmethod
+    def from_names(cls, names: Sequence[str], supercategories: Sequence[str]) -> CategoryTable:
+        """Build the table from category names ``<third>.<axis>.<value>`` and their supercategories, in their order.
+
+        Categories outside the taxonomy's form belong to no axis: they are ordinary detection classes.
+        """
+        pairs = list(zip(names, supercategories, strict=True))
+        keys = [name.rpartition(".")[0] if third in THIRDS else "" for name, third in pairs]
+        axes = list(dict.fromkeys(key for key in keys if key))
+        third_of = {key: third for key, (_, third) in zip(keys, pairs, strict=True)}
+        return cls(
+            category_axis=_membership(keys, axes),
+            axis_third=_membership([third_of[axis] for axis in axes], THIRDS),
+            is_system=torch.tensor([third == SYSTEM for _, third in pairs]),
+        )
+
+    @classmethod
+    def of_dataset(cls, name: str, num_classes: int) -> CategoryTable:
+        """The table of a registered dataset. Without ``supercategories`` in its metadata, no category has an axis."""
+        metadata = MetadataCatalog.get(name)
+        if not hasattr(metadata, "thing_classes"):
+            DatasetCatalog.get(name)  # many datasets know their classes only after they were read
+        names = getattr(metadata, "thing_classes", [""] * num_classes)
+        if len(names) != num_classes:
+            raise ValueError(
+                f"dataset '{name}' has {len(names)} classes, but MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}"
+            )
+        return cls.from_names(names, getattr(metadata, "supercategories", [""] * num_classes))
+
+    def to(self, device: torch.device) -> CategoryTable:
+        """The same table on a device."""
+        return CategoryTable(self.category_axis.to(device), self.axis_third.to(device), self.is_system.to(device))
+
+
+def _membership(members: Sequence[str], groups: Sequence[str]) -> Tensor:
+    """(members, groups), 1.0 where a member carries the name of a group."""
+    rows = [[float(member == group) for group in groups] for member in members]
+    return torch.tensor(rows).reshape(len(members), len(groups))  # the shape holds without any, too
+
+
+def multi_label_targets(
+    proposals: Boxes, gt_boxes: Boxes, gt_classes: Tensor, matcher: Matcher, table: CategoryTable
+) -> tuple[Tensor, Tensor]:
+    """Label each proposal with every category whose ground-truth box it matches.
+
+    A category whose best IoU falls where the matcher says *ignore* has weight 0, and so have the categories of axes
+    that are not assessable (``not_assessable``). All other weights are 1.
+
+    Args:
+        proposals: R boxes.
+        gt_boxes: M boxes, which may coincide.
+        gt_classes: (M,) category of each, in [0, K).
+        matcher: its thresholds decide, category by category.
+        table: of the K categories, on the device of the boxes.
+
+    Returns:
+        (R, K) targets, 0 or 1, and (R, K) weights, 0 or 1.
+    """
+    num_proposals, num_classes = len(proposals), len(table.is_system)
+    iou = pairwise_iou(gt_boxes, proposals)
+    best = iou.new_zeros(num_classes, num_proposals)
+    best.scatter_reduce_(0, gt_classes[:, None].expand_as(iou), iou, "amax")
+    _, labels = matcher(best.view(1, -1))
+    labels = labels.view(num_classes, num_proposals).T
+    positive = labels == 1
+    unknown = not_assessable(positive, proposals, gt_boxes, gt_classes, table)
+    return positive.float(), ((labels >= 0) & ~unknown | positive).float()
+
+
+def not_assessable(
+    positive: Tensor, proposals: Boxes, gt_boxes: Boxes, gt_classes: Tensor, table: CategoryTable
+) -> Tensor:
+    """Find the categories that a proposal may have although nobody says so. Absence of a label is no label here.
+
+    1. A proposal that matches a third of an implant: the axes of this third without an annotation.
+    2. A proposal that matches nothing but lies in a whole implant: every axis of the thirds that show no annotation
+       at all in this implant, because there is no box to match.
+
+    Returns:
+        (R, K) bool.
+    """
+    axis = positive.float() @ table.category_axis  # (R, A)
+    third = (axis @ table.axis_third).clamp(max=1)  # (R, T)
+
+    is_implant = table.is_system[gt_classes]
+    part_third = (table.category_axis[gt_classes] @ table.axis_third)[~is_implant]  # (parts, T)
+    implants, parts = gt_boxes[is_implant], gt_boxes[~is_implant]
+    shown = (pairwise_ioa(implants, parts) >= _INSIDE).float() @ part_third  # (implants, T)
+    inside = (pairwise_ioa(implants, proposals) >= _INSIDE).float()  # (implants, R)
+    hidden = inside.T @ (shown == 0).float() * ~positive.any(dim=1, keepdim=True)  # (R, T)
+
+    unknown_axis = ((third + hidden) @ table.axis_third.T > 0) & (axis == 0)
+    return unknown_axis.float() @ table.category_axis.T > 0

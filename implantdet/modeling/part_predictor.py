@@ -1,0 +1,135 @@
+"""The box predictor of the part detector: several categories on one box, losses by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property, partial
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+from implantdet.modeling.losses import CLASS_WEIGHTINGS, class_weights, multi_label_loss, weighted_cross_entropy
+
+LOSSES = ("cross_entropy", "binary_cross_entropy", "focal")
+_PRIOR = 0.01  # probability that an untrained model gives each category (RetinaNet, arXiv:1708.02002, section 4.1)
+
+
+class PartPredictor(FastRCNNOutputLayers):
+    """Detectron2's box predictor with one sigmoid per category, so that categories do not compete for a box.
+
+    With ``cross_entropy`` it is Detectron2's own: a softmax over categories that exclude each other. The other losses
+    read the fields ``gt_labels`` and ``gt_label_weights`` that ``ImplantROIHeads`` gives to proposals.
+
+    Boxes are regressed class-agnostically: categories that share a box share its geometry, so every annotation of a
+    third, however rare its category, trains the same four numbers, and the detections of one box stay one box.
+
+    Args:
+        input_shape: of the features of a proposal.
+        loss: one of ``LOSSES``.
+        focal_gamma: focusing parameter of the focal loss, >= 0.
+        focal_alpha: share of *yes* in the focal loss, in [0, 1]; < 0 switches the balance off.
+        class_weighting: one of ``CLASS_WEIGHTINGS``.
+        given_class_weights: one per category, for the weighting ``given``.
+        effective_number_beta: for the weighting ``effective_number``.
+        train_datasets: registered datasets whose annotations are counted for the weights, when training begins.
+        **kwargs: of ``FastRCNNOutputLayers``.
+
+    Raises:
+        ValueError: a name is unknown, or boxes are to be regressed per category with a loss that knows no single one.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        loss: str = "binary_cross_entropy",
+        focal_gamma: float = 2.0,
+        focal_alpha: float = 0.25,
+        class_weighting: str = "none",
+        given_class_weights: Sequence[float] = (),
+        effective_number_beta: float = 0.999,
+        train_datasets: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        if loss not in LOSSES:
+            raise ValueError(f"MODEL.PART_HEAD.LOSS: found {loss!r}, expected one of {', '.join(LOSSES)}")
+        if class_weighting not in CLASS_WEIGHTINGS:
+            raise ValueError(
+                f"MODEL.PART_HEAD.CLASS_WEIGHTING: found {class_weighting!r}, "
+                f"expected one of {', '.join(CLASS_WEIGHTINGS)}"
+            )
+        multi_label = loss != "cross_entropy"
+        if multi_label and not kwargs.get("cls_agnostic_bbox_reg"):
+            raise ValueError(
+                f"MODEL.PART_HEAD.LOSS '{loss}' puts several categories on one box, which needs one regression for all "
+                "of them: set MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True"
+            )
+        super().__init__(input_shape, use_sigmoid_ce=multi_label, **kwargs)
+        self.multi_label = multi_label
+        self.elementwise = partial(F.binary_cross_entropy_with_logits, reduction="none")
+        if loss == "focal":
+            self.elementwise = partial(sigmoid_focal_loss, alpha=focal_alpha, gamma=focal_gamma, reduction="none")
+        self.get_class_weights = partial(
+            class_weights,
+            class_weighting,
+            self.num_classes,
+            datasets=train_datasets,
+            given=given_class_weights,
+            beta=effective_number_beta,
+        )
+        if multi_label:
+            nn.init.constant_(self.cls_score.bias, -math.log(1 / _PRIOR - 1))
+            # Nothing trains the background's logit. At 0, Detectron2's statistics count a proposal as background
+            # when no category reaches a probability of 1/2.
+            nn.init.zeros_(self.cls_score.weight[-1])
+            nn.init.zeros_(self.cls_score.bias[-1])
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Arguments of the constructor from a config with the keys of ``add_implantdet_config``."""
+        for key in ("USE_SIGMOID_CE", "USE_FED_LOSS"):
+            if cfg.MODEL.ROI_BOX_HEAD[key]:
+                raise ValueError(f"set MODEL.ROI_BOX_HEAD.{key} False: the loss is chosen by MODEL.PART_HEAD.LOSS")
+        arguments = super().from_config(cfg, input_shape)
+        del arguments["use_sigmoid_ce"], arguments["use_fed_loss"]
+        return arguments | {
+            "loss": cfg.MODEL.PART_HEAD.LOSS,
+            "focal_gamma": cfg.MODEL.PART_HEAD.FOCAL_GAMMA,
+            "focal_alpha": cfg.MODEL.PART_HEAD.FOCAL_ALPHA,
+            "class_weighting": cfg.MODEL.PART_HEAD.CLASS_WEIGHTING,
+            "given_class_weights": cfg.MODEL.PART_HEAD.CLASS_WEIGHTS,
+            "effective_number_beta": cfg.MODEL.PART_HEAD.EFFECTIVE_NUMBER_BETA,
+            "train_datasets": cfg.DATASETS.TRAIN,
+        }
+
+    @cached_property
+    def class_weights(self) -> Tensor:
+        """(K,) on the CPU. Found when it is first asked for: a model that only predicts needs no training set."""
+        return self.get_class_weights()
+
+    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+        """Detectron2's losses and statistics, with the classification loss that was asked for.
+
+        Args:
+            predictions: logits (R, K + 1) and deltas (R, 4), as ``forward`` returns them.
+            proposals: with the fields that Detectron2 reads, ``gt_labels`` (Ri, K) and ``gt_label_weights`` (Ri, K).
+        """
+        losses = super().losses(predictions, proposals)
+        logits, _ = predictions
+        weights = self.class_weights.to(logits.device)
+        if self.multi_label:
+            targets = cat([proposal.gt_labels for proposal in proposals])
+            label_weights = cat([proposal.gt_label_weights for proposal in proposals])
+            loss = multi_label_loss(logits[:, :-1], targets, label_weights, weights, self.elementwise)
+        else:
+            gt_classes = cat([proposal.gt_classes for proposal in proposals])
+            loss = weighted_cross_entropy(logits, gt_classes, weights)
+        return losses | {"loss_cls": loss * self.loss_weight.get("loss_cls", 1.0)}
