@@ -95,7 +95,9 @@ def build(options: list[str], device: str, smoke: bool) -> nn.Module:
     cfg.MODEL.DEVICE, cfg.MODEL.MASK_ON, cfg.DATASETS.TRAIN = device, True, ()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(default_taxonomy().coco_categories())
     if smoke:
-        cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.IMG_SIZE, cfg.MODEL.VIT.PYRAMID_CHANNELS = "test_vit", 128, 32
+        cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.IMG_SIZE, cfg.MODEL.VIT.PYRAMID_CHANNELS = "test_vit", 128, 16
+        cfg.MODEL.ROI_BOX_HEAD.FC_DIM = cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
+        cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 50
     return build_model(cfg)
 
 
@@ -175,16 +177,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 if arguments.device == "cuda":
                     # Beyond what the other variants hold.
                     peaks[name][kind] = (torch.cuda.max_memory_allocated() - before) / 2**30
-    result: dict[str, Any] = {}
-    for name in todo:
-        rates = {kind: arguments.batch / statistics.median(values) for kind, values in times[name].items()}
-        first = result[arguments.variants[0]] if result else rates | {"images_per_second": rates}
-        result[name] = {
-            "images_per_second": rates,
-            "times_the_first": {kind: rate / first["images_per_second"][kind] for kind, rate in rates.items()},
+    rates = {
+        name: {kind: arguments.batch / statistics.median(values) for kind, values in kinds.items()}
+        for name, kinds in times.items()
+    }
+    first = rates[arguments.variants[0]]
+    result = {
+        name: {
+            "images_per_second": rates[name],
+            "times_the_first": {kind: rate / first[kind] for kind, rate in rates[name].items()},
             "seconds": times[name],
             "peak_memory_gib_of_activations": peaks[name],
         }
+        for name in todo
+    }
     return {"device": arguments.device, "batch": arguments.batch, "size": SIZE, "variants": result}
 
 

@@ -1,6 +1,6 @@
 """Measure what `make test` costs before its first test: a fresh environment, from the locks, in an empty folder.
 
-    python benchmarks/setup_time.py
+python benchmarks/setup_time.py
 """
 
 import subprocess
@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
+    """Measure and write ``results/setup_time.json``."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)

@@ -39,14 +39,15 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
 
 def _add_vit_keys(cfg: CfgNode) -> None:
     cfg.MODEL.VIT = CfgNode()
-    cfg.MODEL.VIT.NAME = "vit_base_patch16_224"  # any plain ViT of timm; the number at the end is not the image size
-    cfg.MODEL.VIT.IMG_SIZE = 416  # side of the square, in pixels, whose patch grid the positions are stored for
+    # Any plain ViT of timm. It is built with patches of 16 pixels; the numbers in the name do not set any size.
+    cfg.MODEL.VIT.NAME = "vit_base_patch16_224"
+    cfg.MODEL.VIT.IMG_SIZE = 416  # side of the square, in pixels, whose patches have stored positions; multiple of 16
     cfg.MODEL.VIT.DROP_PATH_RATE = 0.1  # stochastic depth at the last block, in [0, 1)
     cfg.MODEL.VIT.WINDOW_SIZE = 0  # side of attention windows, in patches; 0: every block sees the whole image
     cfg.MODEL.VIT.GLOBAL_BLOCKS = []  # indices of the blocks that see the whole image although windows are on
     cfg.MODEL.VIT.CHECKPOINTING = False  # recompute activations in the backward pass: less memory, more time
     cfg.MODEL.VIT.PYRAMID_CHANNELS = 256  # channels of p2 … p6
-    # Accept weights that do not cover the whole backbone (otherwise an error).
+    # Accept MODEL.WEIGHTS with missing, unexpected or differently shaped keys of the ViT (otherwise an error).
     cfg.MODEL.VIT.ALLOW_PARTIAL_WEIGHTS = False
 
 

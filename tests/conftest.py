@@ -94,7 +94,7 @@ def boxes_only_root(tmp_path_factory):
 
 @pytest.fixture
 def tiny_cfg(idd_root, tmp_path):
-    """A function: the complete config of opg_smoke.yaml on the tiny dataset; arguments are KEY, VALUE, …"""
+    """A function: the complete config of opg_smoke.yaml on the tiny dataset; arguments are pairs of key and value."""
 
     def build(*opts, root=idd_root):
         cfg = get_cfg()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-from conftest import REPOSITORY
 from implantdet.config import add_implantdet_config
 from implantdet.engine.optimizer import build_adamw
 from implantdet.engine.schedule import with_lengths
@@ -23,7 +23,13 @@ def cfg(request):
 
 def test_there_are_configs():
     names = {path.name for path in CONFIGS}
-    assert {"Base-ViT-SFP.yaml", "idd_random.yaml", "idd_supervised.yaml", "opg_vit_tiny.yaml", "opg_smoke.yaml"} <= names
+    assert {
+        "Base-ViT-SFP.yaml",
+        "idd_random.yaml",
+        "idd_supervised.yaml",
+        "opg_vit_tiny.yaml",
+        "opg_smoke.yaml",
+    } <= names
 
 
 def test_it_builds_its_model_optimizer_and_lengths(cfg):

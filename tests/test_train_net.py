@@ -8,8 +8,8 @@ import time
 
 import pytest
 import torch
-
 from conftest import REPOSITORY, tiny_dataset
+
 from implantdet.engine.trainer import Trainer
 
 TWO_EPOCHS = ("SOLVER.MAX_EPOCHS", "2.0", "SOLVER.EVAL_EPOCHS", "1.0")  # six iterations

@@ -17,17 +17,17 @@ from implantdet.assembly.candidates import Candidates
 from implantdet.assembly.geometry import Array, Indices
 
 FEW = 16  # candidates of a component that are enumerated sooner than a solver starts
-NODE_LIMIT = 50  # of the branch-and-bound tree of one component; real layouts need one node
+NODE_LIMIT = 50  # of the branch-and-bound tree ; real layouts need one node
 SLACK = 1e-9  # nats
 
 
 def partition(candidates: Candidates, alone: Array) -> Indices:
     """Indices of the chosen candidates, disjoint in their parts.
 
-    Every connected component is solved for itself. Most are settled by a bound: the cost of a partition is the sum
-    over parts of what each pays, which is at least its cheapest share of any candidate. If the candidates that offer
-    those shares are disjoint, no partition is cheaper. Of the rest, small components are enumerated, and large ones go
-    to ``scipy.optimize.milp``.
+    Most connected components are settled by a bound: the cost of a partition is the sum over parts of what each
+    pays, which is at least its cheapest share of any candidate. If the candidates that offer those shares are
+    disjoint, no partition is cheaper. Of the rest, small components are enumerated, and ``scipy.optimize.milp``
+    solves the large ones.
 
     Args:
         candidates: possible implants.
@@ -42,14 +42,18 @@ def partition(candidates: Candidates, alone: Array) -> Indices:
     if settled.all():
         return chosen
     label = _components(which, part, len(costs), len(alone))
+    owner = label[members.max(axis=1)]
     hard = np.zeros(label.max() + 1, bool)
-    hard[label[part[~settled[part]]]] = True
-    solution = [chosen[~hard[label[members[chosen].max(axis=1)]]]]
-    for component in np.flatnonzero(hard):
-        subset = np.flatnonzero(label[members.max(axis=1)] == component)
-        solve = _enumerate if len(subset) <= FEW else _solve
-        gain = np.append(alone, 0.0)[members[subset]].sum(axis=1) - costs[subset]
-        solution.append(subset[solve(members[subset], gain)])
+    hard[label[~settled]] = True
+    gain = np.append(alone, 0.0)[members].sum(axis=1) - costs
+    solution = [chosen[~hard[owner[chosen]]]]
+    few = np.bincount(owner, minlength=len(hard)) <= FEW
+    for component in np.flatnonzero(hard & few):
+        rows = np.flatnonzero(owner == component)
+        solution.append(rows[_enumerate(members[rows], gain[rows])])
+    rows = np.flatnonzero((hard & ~few)[owner])
+    if len(rows):
+        solution.append(rows[_solve(members[rows], gain[rows])])
     return np.sort(np.concatenate(solution))
 
 

@@ -63,8 +63,6 @@ class SmoothResizeTransform(T.ResizeTransform):
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """Resize ``img``, (H, W) of float32 or uint8."""
-        if img.dtype != np.float32:
-            return super().apply_image(img, interp)
         method = Image.Resampling(self.interp if interp is None else interp)
         return np.array(Image.fromarray(img).resize((self.new_w, self.new_h), method))
 

@@ -56,7 +56,8 @@ def _print_hash(found: dict[str, Any]) -> None:
         print(
             f"Of the {total} pairs with one source it finds {counts['same_source_pairs_found']} (recall {recall:.1%});"
         )
-        print(f"it flags {counts['other_source_pairs_found']} pairs with different sources:")
+        others = counts["other_source_pairs_found"]
+        print(f"it flags {others} pairs with different sources{':' if others else '.'}")
     for pair in found["same_picture"]:
         if pair.get("same_source_id") is False:
             print(f"  {' = '.join(pair['file_names'])} (agreement {pair['agreement']})")

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     stats = dataset_stats(content)
     write_json(args.dir / JSON, stats)
     plot_stats(content, stats, args.dir / PNG)
-    print(tabulate(stats_rows(stats), headers="firstrow"))
+    print(tabulate(stats_rows(stats), headers="firstrow", disable_numparse=True, colalign=("left", *["right"] * 6)))
     per_image, sizes = stats["boxes_per_image"], stats["sizes"]
     print(f"\n{stats['images']} images, {stats['boxes']} boxes, {stats['masks']} of them with a mask")
     print(

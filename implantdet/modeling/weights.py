@@ -108,7 +108,7 @@ def fit_backbone_state(state: Mapping[str, Tensor], model: nn.Module, allow_part
     name, vit = found
     prefix = f"{name}." if name else ""
     encoder, others = _split_encoder(state)
-    encoder = _adapt_shapes(encoder, vit)
+    _adapt_shapes(encoder, vit)
     _check_coverage(encoder, vit, allow_partial)
     shapes = {key: value.shape for key, value in vit.state_dict().items()}
     # load_state_dict(strict=False) forgives everything but a shape.
@@ -128,8 +128,8 @@ def _split_encoder(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
     return {}, state
 
 
-def _adapt_shapes(encoder: dict[str, Tensor], vit: ViT) -> dict[str, Tensor]:
-    """Fold the patch embedding to the ViT's channels, and resample it and the positions to the ViT's sizes.
+def _adapt_shapes(encoder: dict[str, Tensor], vit: ViT) -> None:
+    """Fold the patch embedding to the ViT's channels, and resample it and the positions to its sizes, in place.
 
     The folded embedding is the sum over the three channels: on a grey image it gives exactly what the original gives
     on that image in all three, *as long as these are normalised alike*. ImageNet's statistics differ by channel, so
@@ -137,14 +137,13 @@ def _adapt_shapes(encoder: dict[str, Tensor], vit: ViT) -> dict[str, Tensor]:
     over ImageNet's channels, in grey levels) for ``PIXEL_MEAN`` and ``PIXEL_STD``, up to 0.2 standard deviations per
     channel. Fine-tuning takes up the difference.
     """
-    encoder = dict(encoder)
     weight, target = encoder.get(_PATCH_WEIGHT), vit.patch_embed.proj.weight
     if weight is not None and weight.ndim == 4:
         if weight.shape[1] == 3 and target.shape[1] == 1:
             logger.info("Folding the patch embedding from three channels to one, by their sum.")
             weight = adapt_input_conv(1, weight)
         if weight.shape[-2:] != target.shape[-2:]:
-            logger.info("Resampling the patch embedding from %s to %s pixels.", weight.shape[-2:], target.shape[-2:])
+            logger.info("Resampling the patch embedding from %d to %d pixels.", weight.shape[-1], target.shape[-1])
             weight = resample_patch_embed(weight, list(target.shape[-2:]))
         encoder[_PATCH_WEIGHT] = weight
     positions = encoder.get("pos_embed")
@@ -156,7 +155,6 @@ def _adapt_shapes(encoder: dict[str, Tensor], vit: ViT) -> dict[str, Tensor]:
             encoder["pos_embed"] = resample_abs_pos_embed(
                 positions, new_size=list(vit.patch_embed.grid_size), num_prefix_tokens=vit.num_prefix_positions
             )
-    return encoder
 
 
 def _check_coverage(encoder: dict[str, Tensor], vit: ViT, allow_partial: bool) -> None:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from implantdet import __version__
 from implantdet.data.folds import make_folds
-from implantdet.data.idd import FOLDS, IMAGES, save_idd, write_json
+from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, write_json
 from implantdet.data.problems import DataError
 from implantdet.phantom import panoramic, periapical
 from implantdet.phantom.labels import annotate
@@ -118,7 +118,9 @@ def _run(partial: Path, todo: list[Job], preset: Preset, seed: int, workers: int
             for job in todo:
                 yield write_patient(partial, job, preset, seed)
         return
-    context = multiprocessing.get_context("spawn")
+    # Workers are forked from a server that has imported this module once: a fresh import in each takes seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(write_patient, partial, job, preset, seed) for job in todo]
         try:
@@ -214,7 +216,7 @@ def _finish(partial: Path, jobs: list[Job], seed: int) -> None:
                 annotation["implant_id"] = implants.setdefault(key, len(implants) + 1)
                 annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     content = {"images": images, "annotations": annotations, "categories": default_taxonomy().coco_categories()}
-    save_idd(partial, content)
+    write_json(partial / ANNOTATIONS, content)
     write_json(partial / FOLDS, make_folds(content, seed=seed))
     shutil.rmtree(partial / RECORDS)
     (partial / ARGUMENTS).unlink()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from implantdet.phantom.arrays import Array
 from implantdet.data.problems import DataError
+from implantdet.phantom.arrays import Array
 from implantdet.phantom.lines import ProductLine, default_lines
 
 MIN_PATIENTS = 5  # a test set and four folds

@@ -1,7 +1,8 @@
 """An implant as a solid: radius over height and angle, minus its inner channel and its apical hole.
 
 Coordinates (millimetres): z runs along the axis from the platform (0) to the apex (length), x and y across it,
-theta = atan2(y, x). The apical hole runs along y. The frame is right-handed, so a thread whose crest rises with theta is a right-hand thread.
+theta = atan2(y, x). The apical hole runs along y.
+The frame is right-handed, so a thread whose crest rises with theta is a right-hand thread.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def test_systems_keep_whole_implants_only(root, name):
 def test_without_systems_the_error_says_so(root, name):
     edit_json(root / "annotations.json", lambda content: content["categories"][1].pop("supercategory"))
     register_idd(root, name)
-    with pytest.raises(DataError, match="no category of .* has the supercategory 'system'"):
+    with pytest.raises(DataError, match=r"no category of .* has the supercategory 'system'"):
         DatasetCatalog.get(f"{name}_test_systems")
 
 

@@ -12,8 +12,6 @@ from torch import nn
 from implantdet.engine.checkpoint import BEST, Checkpointer
 
 
-
-
 def linear(value=0.0):
     model = nn.Linear(2, 1)
     nn.init.constant_(model.weight, value)
@@ -61,7 +59,11 @@ def test_a_crash_while_writing_leaves_the_last_complete_checkpoint(tmp_path, mon
     # The rest of it is overwritten, not collected.
     monkeypatch.setattr(torch, "save", original)
     checkpointer.save("model_0000001")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000000.pth", "model_0000001.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "last_checkpoint",
+        "model_0000000.pth",
+        "model_0000001.pth",
+    ]
 
 
 def test_the_best_checkpoint_is_not_the_one_to_resume(tmp_path):

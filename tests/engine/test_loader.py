@@ -59,7 +59,9 @@ def test_order_and_draws_depend_on_the_seed(cfg):
 
 @pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
 def test_starting_in_the_middle_goes_on_as_if_never_stopped(tiny_cfg, sampler):
-    cfg = tiny_cfg("SOLVER.IMS_PER_BATCH", "4", "DATALOADER.SAMPLER_TRAIN", sampler, "DATALOADER.REPEAT_THRESHOLD", "0.5")
+    cfg = tiny_cfg(
+        "SOLVER.IMS_PER_BATCH", "4", "DATALOADER.SAMPLER_TRAIN", sampler, "DATALOADER.REPEAT_THRESHOLD", "0.5"
+    )
     whole = take(build_stream(cfg, RECORDS, draw, seed=3, start=0), 6)
     rest = take(build_stream(cfg, RECORDS, draw, seed=3, start=4 * 4), 2)
     assert rest == whole[16:]

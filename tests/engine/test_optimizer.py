@@ -43,7 +43,7 @@ class Net(nn.Module):
 
 
 def settings(model, optimizer):
-    """{parameter name: (learning rate, weight decay)}"""
+    """Learning rate and weight decay by the name of the parameter."""
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     return {
         name: (groups[id(parameter)]["lr"], groups[id(parameter)]["weight_decay"])

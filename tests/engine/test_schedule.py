@@ -51,7 +51,9 @@ def test_config_is_filled_in_and_the_given_one_left_alone(cfg):
     assert cfg.SOLVER.MAX_ITER == get_cfg().SOLVER.MAX_ITER
 
 
-@pytest.mark.parametrize("key", ["SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"])
+@pytest.mark.parametrize(
+    "key", ["SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"]
+)
 def test_iterations_by_hand_are_refused(cfg, key):
     cfg.merge_from_list([key, 123])
     with pytest.raises(ValueError, match=rf"{key} is 123, but .* set SOLVER.MAX_EPOCHS"):

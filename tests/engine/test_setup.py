@@ -5,8 +5,8 @@ import re
 
 import pytest
 import yaml
-
 from conftest import REPOSITORY, tiny_dataset
+
 from implantdet.engine.setup import setup
 
 
@@ -41,17 +41,21 @@ def test_masks_can_be_left_out(idd_root, tmp_path):
 
 
 def test_masks_that_are_not_there_are_an_error(boxes_only_root, tmp_path):
-    with pytest.raises(ValueError, match=re.escape("MODEL.MASK_ON is True, but 36 of the 36 annotations of tiny_boxes")):
+    with pytest.raises(
+        ValueError, match=re.escape("MODEL.MASK_ON is True, but 36 of the 36 annotations of tiny_boxes")
+    ):
         setup(arguments(boxes_only_root, tmp_path, "MODEL.MASK_ON", "True"))
 
 
 def test_a_test_set_of_other_classes_is_an_error(idd_root, tmp_path):
-    with pytest.raises(ValueError, match=r"DATASETS.TEST: 'tiny_masks_test_systems' has the classes \['Bicon', 'ITI'\]"):
+    with pytest.raises(
+        ValueError, match=r"DATASETS.TEST: 'tiny_masks_test_systems' has the classes \['Bicon', 'ITI'\]"
+    ):
         setup(arguments(idd_root, tmp_path, "DATASETS.TEST", "('tiny_masks_test_systems',)"))
 
 
 def test_no_training_set_is_an_error(idd_root, tmp_path):
-    with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty"):
         setup(arguments(idd_root, tmp_path, "DATASETS.TRAIN", "()"))
 
 

@@ -114,5 +114,5 @@ def test_state_goes_into_a_checkpoint():
     restored = StepTrainer(other, data, torch.optim.AdamW(other.parameters(), lr=0.9))
     restored.load_state_dict(trainer.state_dict())
     assert restored.optimizer.param_groups[0]["lr"] == 0.1
-    state, expected = (list(item.optimizer.state.values())[0]["exp_avg"] for item in (restored, trainer))
+    state, expected = (next(iter(item.optimizer.state.values()))["exp_avg"] for item in (restored, trainer))
     torch.testing.assert_close(state, expected, rtol=0, atol=0)

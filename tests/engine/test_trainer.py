@@ -103,9 +103,15 @@ def test_the_best_checkpoint_is_of_the_best_ap(tiny_cfg, monkeypatch):
     monkeypatch.setattr(Trainer, "test", lambda *_: {"bbox": {"AP": next(values)}})
     train(cfg)
     assert checkpoint(cfg, "model_best")["iteration"] == 5  # the second of three epochs
-    assert checkpoint(cfg, "model_final")["trainer"]["hooks"]["BestCheckpointer"] == {"best_metric": 30.0, "best_iter": 5}
+    assert checkpoint(cfg, "model_final")["trainer"]["hooks"]["BestCheckpointer"] == {
+        "best_metric": 30.0,
+        "best_iter": 5,
+    }
     # Of the others, the last two are kept.
-    assert sorted(path.name for path in Path(cfg.OUTPUT_DIR).glob("model_0*")) == ["model_0000005.pth", "model_0000008.pth"]
+    assert sorted(path.name for path in Path(cfg.OUTPUT_DIR).glob("model_0*")) == [
+        "model_0000005.pth",
+        "model_0000008.pth",
+    ]
 
 
 def test_evaluation_after_training_gives_the_numbers_of_the_training(tiny_cfg):
@@ -156,5 +162,5 @@ def test_a_batch_that_cannot_be_split_is_an_error(tiny_cfg):
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_evaluating_nothing_is_an_error(tiny_cfg, resume):
-    with pytest.raises(ValueError, match="nothing to evaluate: give MODEL.WEIGHTS"):
+    with pytest.raises(ValueError, match=r"nothing to evaluate: give MODEL\.WEIGHTS"):
         Trainer.evaluate(tiny_cfg(), resume=resume)

@@ -25,7 +25,9 @@ def generate(seed, num_images=40, num_classes=4, crowd=0.1, ties=False, size=400
     """Ground truth and detections: jittered copies, wrong classes, false positives, images without either."""
     rng = np.random.default_rng(seed)
     images = [{"id": 3 * i + 1, "width": size, "height": size} for i in range(num_images)]
-    categories = [{"id": 2 * k + 5, "name": f"class {k}"} for k in range(num_classes + 1)]  # the last has no annotations
+    categories = [
+        {"id": 2 * k + 5, "name": f"class {k}"} for k in range(num_classes + 1)
+    ]  # the last has no annotations
     annotations, detections = [], []
     for image in images:
         for _ in range(rng.integers(0, 8)):
@@ -126,7 +128,9 @@ def test_a_shifted_box_by_hand():
     assert (metrics["AP"], metrics["AP50"], metrics["AP75"]) == pytest.approx((30, 100, 0))
     assert (metrics["AR1"], metrics["ARl"]) == pytest.approx((30, 30))
     assert math.isnan(metrics["APs"])
-    assert metrics["per_class"]["a"] == pytest.approx({"AP": 30, "AP50": 100, "AP75": 0, "AR100": 30, "num_annotations": 1})
+    assert metrics["per_class"]["a"] == pytest.approx(
+        {"AP": 30, "AP50": 100, "AP75": 0, "AR100": 30, "num_annotations": 1}
+    )
     assert math.isnan(metrics["per_class"]["b"]["AP"])
     assert metrics["per_class"]["b"]["num_annotations"] == 0
 

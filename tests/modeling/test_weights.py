@@ -199,8 +199,10 @@ def test_a_model_without_a_vit_gets_its_state_back():
     assert fit_backbone_state(state, nn.Linear(2, 2)) == state
 
 
-def test_the_given_state_is_not_changed():
-    state = mae_checkpoint(img_size=96, in_chans=3)["model"]
+@pytest.mark.parametrize("prefix", ["", "module.backbone.net."])
+def test_the_given_state_is_not_changed(prefix):
+    encoder = build_vit(img_size=96, in_chans=3).state_dict()
+    state = {prefix + key: value for key, value in encoder.items()}
     before = dict(state)
     fit_backbone_state(state, build_vit())
     assert list(state) == list(before)

@@ -95,7 +95,9 @@ def test_other_seed_other_images(dataset, tmp_path):
 def test_killed_runs_go_on_where_they_stopped(dataset, tmp_path):
     out = tmp_path / "data"
     code = f"from implantdet.phantom.generate import generate; generate({str(out)!r}, **{SMALL!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     records = tmp_path / ".data.partial" / "records"
     deadline = time.monotonic() + 60
     while len(list(records.glob("0*.json"))) < 2 and time.monotonic() < deadline:
@@ -108,7 +110,9 @@ def test_killed_runs_go_on_where_they_stopped(dataset, tmp_path):
     finished = []
     original = generate_module.write_patient
     try:
-        generate_module.write_patient = lambda partial, job, *rest: finished.append(job) or original(partial, job, *rest)
+        generate_module.write_patient = lambda partial, job, *rest: (
+            finished.append(job) or original(partial, job, *rest)
+        )
         generate(out, **SMALL)
     finally:
         generate_module.write_patient = original
@@ -150,7 +154,9 @@ def test_every_preset_draws_its_own_sizes(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "panoramic", small)
     out = generate(tmp_path / "wide", images=5, patients=5, preset="panoramic")
     content = load_idd(out)
-    assert {(image["height"], image["width"], image["modality"]) for image in content["images"]} == {(120, 240, "panoramic")}
+    assert {(image["height"], image["width"], image["modality"]) for image in content["images"]} == {
+        (120, 240, "panoramic")
+    }
     assert contact_sheet(out, grid=(1, 2), tile=(60, 120)).shape == (60, 244, 3)
 
 

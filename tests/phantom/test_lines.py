@@ -1,5 +1,7 @@
 """Product lines: what comes with the package, and errors that name the place."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -7,14 +9,13 @@ from implantdet.phantom import lines as lines_module
 from implantdet.phantom.lines import default_lines, load_lines
 from implantdet.taxonomy import default_taxonomy
 
-SOURCE = lines_module.__file__.replace("lines.py", "lines.yaml")
+SOURCE = Path(lines_module.__file__).with_name("lines.yaml")
 
 
 @pytest.fixture
 def write(tmp_path):
     def _write(change):
-        with open(SOURCE, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+        content = yaml.safe_load(SOURCE.read_text(encoding="utf-8"))
         change(content["lines"][0])
         path = tmp_path / "lines.yaml"
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -25,7 +26,17 @@ def write(tmp_path):
 
 def test_lines_of_the_issue_are_there():
     titles = {line.title for line in default_lines()}
-    assert {"Bego S", "Bego RI", "Bego RSX", "Bicon", "ITI TL S", "ITI TL SP", "ITI TL TE", "ITI BL", "ITI BLT"} <= titles
+    assert {
+        "Bego S",
+        "Bego RI",
+        "Bego RSX",
+        "Bicon",
+        "ITI TL S",
+        "ITI TL SP",
+        "ITI TL TE",
+        "ITI BL",
+        "ITI BLT",
+    } <= titles
     assert sum(line.system == "other" for line in default_lines()) >= 5
 
 

@@ -1,5 +1,7 @@
 """Periapical patients and views."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def test_patients_have_one_to_four_implants_of_their_system(patients):
 def test_implants_stand_apart_and_in_bone(patients):
     for patient in patients:
         xs = [implant.x for implant in patient.implants]
-        assert all(right - left > 3.5 for left, right in zip(xs, xs[1:], strict=False))
+        assert all(right - left > 3.5 for left, right in pairwise(xs))
         for implant in patient.implants:
             x, y = implant.at(0.8 * implant.solid.length)
             column, row = np.round(patient.canvas.pixels(np.array([x, y]))).astype(int)

@@ -22,7 +22,9 @@ def test_v_thread_is_symmetric_and_buttress_leans():
     assert thread_profile("v_shaped", phase) == pytest.approx(thread_profile("v_shaped", -phase))
     # the steep flank of a buttress faces the apex: just below the crest there is less metal than just above it
     assert thread_profile("buttress", np.array([0.2]))[0] < thread_profile("buttress", np.array([-0.2]))[0]
-    assert thread_profile("reverse_buttress", np.array([0.2]))[0] > thread_profile("reverse_buttress", np.array([-0.2]))[0]
+    assert (
+        thread_profile("reverse_buttress", np.array([0.2]))[0] > thread_profile("reverse_buttress", np.array([-0.2]))[0]
+    )
 
 
 def test_crest_rises_by_one_pitch_per_turn():

@@ -1,0 +1,145 @@
+"""Images without labels: from folders and datasets, never the test images, and square."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+
+from implantdet.config import add_implantdet_config
+from implantdet.data.problems import DataError
+from implantdet.data.register import register_idd
+from implantdet.data.unlabelled import (
+    SquareCrop,
+    UnlabelledMapper,
+    image_folder_dicts,
+    unlabelled_dicts,
+    without_copies,
+)
+
+
+@pytest.fixture
+def cfg(idd_root):
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.DATASETS.ROOT, cfg.DATASETS.NAME = str(idd_root), "unlabelled"
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("unlabelled_train_fold0",), ("unlabelled_val_fold0",)
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [114.5], [57.6]
+    cfg.MODEL.VIT.IMG_SIZE = 48
+    register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
+    return cfg
+
+
+def names(dicts):
+    return {record["file_name"].rsplit("/", 1)[-1] for record in dicts}
+
+
+def names_of(part):
+    return names(DatasetCatalog.get(f"unlabelled_{part}"))
+
+
+# --- which images
+
+
+def test_images_of_the_training_set(cfg):
+    assert names(unlabelled_dicts(cfg)) == names_of("train_fold0")
+
+
+def test_a_folder_is_read_with_its_subfolders_and_without_the_held_out_images(cfg, idd_root, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(idd_root / "images", folder / "deep" / "er")
+    for path in list((folder / "deep" / "er").iterdir()):
+        path.rename(path.with_name(f"renamed_{path.name}"))  # copies are known by their bytes, not their names
+    (folder / "notes.txt").write_text("no image")
+    cv2.imwrite(str(folder / "new.PNG"), np.zeros((20, 20), np.uint8))
+    cfg.DATASETS.IMAGE_FOLDER = str(folder)
+    held_out = names_of("test") | names_of("val_fold0")
+    expected = {f"renamed_{name}" for name in names_of("train_fold0") - held_out} | {"new.PNG"}
+    assert names(unlabelled_dicts(cfg)) == expected
+    assert len(expected) == 7
+
+
+def test_test_images_are_used_if_asked_for(cfg):
+    cfg.DATASETS.TRAIN = ("unlabelled_train_fold0", "unlabelled_val_fold0")
+    assert names(unlabelled_dicts(cfg)) == names_of("train_fold0") | names_of("val_fold0")
+    cfg.DATASETS.TRAIN = ("unlabelled_train_fold0", "unlabelled_test")
+    assert names(unlabelled_dicts(cfg)) == names_of("train_fold0") | names_of("test")
+
+
+def test_nothing_left_is_an_error(cfg, idd_root, tmp_path):
+    test_image = next(iter(names_of("test")))
+    shutil.copy(idd_root / "images" / test_image, tmp_path / "copy.png")
+    cfg.DATASETS.IMAGE_FOLDER = str(tmp_path)
+    with pytest.raises(DataError, match="found 1 images, none of which is left without the test images"):
+        unlabelled_dicts(cfg)
+
+
+def test_folders_without_images_are_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"IMAGE_FOLDER .*: no image; expected files that end in \.png"):
+        image_folder_dicts(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        image_folder_dicts(tmp_path / "absent")
+
+
+def test_same_size_is_not_the_same_file(tmp_path):
+    for name, content in (("a.png", b"one"), ("b.png", b"two"), ("c.png", b"one"), ("d.png", b"three")):
+        (tmp_path / name).write_bytes(content)
+    dicts = [{"file_name": str(tmp_path / name)} for name in ("b.png", "c.png", "d.png")]
+    assert names(without_copies(dicts, [str(tmp_path / "a.png")])) == {"b.png", "d.png"}
+
+
+# --- what the model gets
+
+
+def test_mapper_gives_squares_without_labels(cfg):
+    record = DatasetCatalog.get("unlabelled_train_fold0")[0]
+    assert record["annotations"]
+    mapped = UnlabelledMapper(cfg, is_train=True)(record)
+    assert mapped["image"].shape == (1, 48, 48) and mapped["image"].dtype == torch.float32
+    assert "annotations" not in mapped and "instances" not in mapped
+    assert record["annotations"]
+
+
+def test_mapper_is_decided_by_the_seeds(cfg):
+    record, mapper = DatasetCatalog.get("unlabelled_train_fold0")[0], UnlabelledMapper(cfg, is_train=True)
+    images = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        np.random.seed(3)
+        images.append([mapper(record)["image"] for _ in range(3)])
+    assert all(torch.equal(one, other) for one, other in zip(*images, strict=True))
+    assert not torch.equal(images[0][0], images[0][1])
+
+
+def test_mapper_for_evaluation_shows_the_whole_image(cfg, tmp_path):
+    wide = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (32, 1))
+    cv2.imwrite(str(tmp_path / "wide.png"), wide)
+    image = UnlabelledMapper(cfg, is_train=False)({"file_name": str(tmp_path / "wide.png")})["image"]
+    assert image.shape == (1, 48, 48)
+    # Left and right ends are there, and rows are equal.
+    assert image[0, 0, 0] < 5 and image[0, 0, -1] > 250
+    assert torch.allclose(image[0, 0], image[0, -1])
+
+
+def test_square_crop_keeps_to_its_area():
+    """Of an image whose levels are its columns, a crop's range of levels is its width."""
+    image = np.tile(np.arange(100, dtype=np.float32), (100, 1))
+    torch.manual_seed(0)
+    widths = []
+    for _ in range(50):
+        crop = SquareCrop(32, 0.25).get_transform(image).apply_image(image)
+        assert crop.shape == (32, 32)
+        widths.append(float(np.ptp(crop)))
+    # The narrowest crop of a quarter of the area in 3:4 is 43 pixels wide.
+    assert 40 < min(widths) < 60 < max(widths) <= 99
+    whole = SquareCrop(100, 1.0).get_transform(image).apply_image(image)
+    assert np.array_equal(whole, image)
+
+
+@pytest.mark.parametrize("min_area", [0.0, 1.5])
+def test_square_crop_names_a_wrong_area(min_area):
+    with pytest.raises(ValueError, match=f"INPUT.MIN_CROP_AREA must be in .*; found {min_area}"):
+        SquareCrop(32, min_area)
