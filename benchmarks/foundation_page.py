@@ -113,8 +113,8 @@ def road_section() -> list[str]:
     return [
         "## Real radiographs",
         "The public set of [datasets/README.md](../datasets/README.md): four findings on panoramic radiographs. Most "
-        "of its boxes of class `Implant` are root-canal-treated teeth, so **no number here is about implants**; they show "
-        "that the road from import to evaluation is passable.",
+        "of its boxes of class `Implant` are root-canal-treated teeth, so **no number here is about implants**; they "
+        "show that the road from import to evaluation is passable.",
         f"Four radiographs with {overfit['num_boxes']} boxes, learnt by heart: AP50 "
         f"{overfit['results']['bbox']['AP50']:.1f} (needed: {overfit['AP50_percent_needed']:.0f}), AP "
         f"{overfit['results']['bbox']['AP']:.1f}, in {overfit['seconds_with_evaluations'] / 60:.1f} minutes.",

@@ -60,14 +60,13 @@ def _path(
     voxels: np.ndarray, first: float, across: np.ndarray, along: np.ndarray, tilt: float, spin: float
 ) -> np.ndarray:
     path = np.zeros(across.shape)
-    step = VOXEL / 2
-    for t in np.arange(-8, 8, step):
+    for t in np.arange(-6.5, 6.5, VOXEL):
         depth, z = t * np.cos(tilt) - along * np.sin(tilt), along * np.cos(tilt) + t * np.sin(tilt)
         x, y = across * np.cos(spin) + depth * np.sin(spin), depth * np.cos(spin) - across * np.sin(spin)
         k = np.floor(z / VOXEL).astype(int)
         j, i = np.round((y - first) / VOXEL).astype(int), np.round((x - first) / VOXEL).astype(int)
         valid = (k >= 0) & (k < voxels.shape[0]) & (np.minimum(i, j) >= 0) & (np.maximum(i, j) < voxels.shape[1])
-        path[valid] += voxels[k[valid], j[valid], i[valid]] * step
+        path[valid] += voxels[k[valid], j[valid], i[valid]] * VOXEL
     return path
 
 

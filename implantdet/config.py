@@ -88,8 +88,8 @@ def _add_mim_keys(cfg: CfgNode) -> None:
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
-    # Lengths in passes over the training set, written with a point (50.0); MAX_ITER, WARMUP_ITERS, CHECKPOINT_PERIOD and
-    # TEST.EVAL_PERIOD follow from them.
+    # Lengths in passes over the training set, written with a point (50.0); MAX_ITER, WARMUP_ITERS, CHECKPOINT_PERIOD
+    # and TEST.EVAL_PERIOD follow from them.
     cfg.SOLVER.MAX_EPOCHS = 100.0  # > 0
     cfg.SOLVER.WARMUP_EPOCHS = 10.0  # in [0, MAX_EPOCHS)
     cfg.SOLVER.EVAL_EPOCHS = 5.0  # evaluate and save every so many epochs, > 0

@@ -59,10 +59,10 @@ def draw_jaw(canvas: Canvas, rng: np.random.Generator, upper: bool, crest: Array
     web = trabeculae(
         rng,
         canvas.tissue.shape,
-        rng.uniform(0.5, 1.0) / canvas.step,
+        rng.uniform(0.42, 0.85) / canvas.step,
         rng.uniform(0.9, 1.15) if upper else rng.uniform(1.1, 1.6),
     )
-    strength = rng.uniform(0.08, 0.25)
+    strength = rng.uniform(0.06, 0.19)
     uneven = 1 + 0.12 * smooth_noise(rng, canvas.tissue.shape, (7 / canvas.step, 7 / canvas.step))
     bone = (
         amount * (plates * MU["cortical"] + spongy * MU["trabecular"] * uneven)

@@ -91,9 +91,9 @@ class Canvas:
         matrix = self.matrix_to(view)
         # Metal is so opaque that its edge is only smooth if light is averaged, not depth.
         light = cv2.GaussianBlur(cv2.exp(-np.minimum(self.dense, 9)), (0, 0), 0.5)
-        light = cv2.warpAffine(light, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        light = cv2.warpAffine(light, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         tissue = cv2.warpAffine(
-            self.tissue, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            self.tissue, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
         return tissue, -cv2.log(light)
 

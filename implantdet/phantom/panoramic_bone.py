@@ -68,7 +68,7 @@ class Arches:
 def draw_head(canvas: Canvas, rng: np.random.Generator, arches: Arches) -> None:
     """Add everything but teeth, and record the amount of bone."""
     x, y = canvas.x, canvas.y
-    web = trabeculae(rng, canvas.tissue.shape, rng.uniform(0.9, 1.5) / canvas.step, 1.3)
+    web = trabeculae(rng, canvas.tissue.shape, rng.uniform(0.7, 1.2) / canvas.step, 1.3)
     clouds = smooth_noise(rng, canvas.tissue.shape, (14 / canvas.step, 14 / canvas.step))
     lower = _mandible(canvas, rng, arches)
     upper_depth = arches.crest(True, x) - y + wave(rng, x, 10, 0.5)
@@ -76,7 +76,7 @@ def draw_head(canvas: Canvas, rng: np.random.Generator, arches: Arches) -> None:
     amount = np.maximum(lower, maxilla * (1 - 0.8 * rise(upper_depth - 16, 16))).astype(np.float32)
 
     depth = rng.uniform(0.15, 0.3) + rng.uniform(0.15, 0.35) * rise(104 - np.abs(x) + 0.1 * y, 14) * np.ones_like(y)
-    depth = depth + 0.42 * amount * (1 + 0.14 * clouds) + rng.uniform(0.04, 0.09) * amount * web
+    depth = depth + 0.42 * amount * (1 + 0.14 * clouds) + rng.uniform(0.02, 0.06) * amount * web
     depth += 0.18 * bump(upper_depth - 0.4, 0.5) * rise(75 - np.abs(x), 6)
     depth = _midface(canvas, rng, arches, depth, upper_depth)
     depth = _soft_shadows(canvas, rng, arches, depth)
@@ -94,13 +94,13 @@ def _mandible(canvas: Canvas, rng: np.random.Generator, arches: Arches) -> Array
         arches.crest(False, x) + arches.depth + 5 + 4 * bump(x, 14) - 3 * rise(side - 35, 30) + wave(rng, x, 25, 0.7)
     )
     crest = arches.crest(False, x) + wave(rng, x, 11, 0.5)
-    front = 66 + 0.12 * (y - arches.middle) + rng.uniform(-3, 3)  # anterior edge of the ramus
+    front = 70 - 0.25 * (y - arches.middle) + rng.uniform(-3, 3)  # anterior edge of the ramus
     back = 94 + 0.16 * (arches.middle - y) + rng.uniform(-2, 2)
     top = arches.middle - rng.uniform(34, 40) + 9 * bump(side - 80, 5)  # the notch between the processes
     # Distance to the outer border, rounded where the lower and the posterior border meet at the jaw angle.
     outer = -9 * np.logaddexp((y - border) / 9, (side - back) / 9)
     body = rise(y - crest, 3.0) * rise(92 - side, 8)
-    ramus = rise(side - front, 5) * rise(y - top, 4)
+    ramus = rise(side - front, 9) * rise(y - top, 4)
     bone = np.maximum(body, 0.85 * ramus) * rise(outer, 2.0)
     line = rng.uniform(0.3, 0.6) * bump(outer - 1.3, 0.9) * rise(y - top, 5)
     line += 0.14 * bump(y - crest - 0.4, 0.5) * rise(68 - side, 4)

@@ -20,7 +20,7 @@ from implantdet.phantom.teeth import Tooth
 from implantdet.phantom.xray import Exposure
 
 WIDTH, TOP, BOTTOM, STEP = 66.0, -18.0, 32.0, 0.09  # of the canvas, mm
-COUNTS = (0.5, 0.32, 0.13, 0.05)  # shares of patients with 1, 2, 3, 4 implants in a row
+COUNTS = (0.46, 0.33, 0.15, 0.06)  # shares of patients with 1, 2, 3, 4 implants in a row
 
 
 def sample_solid(rng: np.random.Generator, line: ProductLine) -> Solid:
@@ -144,7 +144,7 @@ def sample_view(rng: np.random.Generator, patient: Patient, size: int) -> View:
     middle = target.at(target.solid.length * float(rng.uniform(0.2, 0.6)))
     if rng.random() < 0.6:  # centred on the group rather than on one implant
         middle = (float(np.mean([implant.x for implant in implants])), middle[1])
-    centre = (middle[0] + float(rng.normal(0, 0.14)) * width, middle[1] + float(rng.normal(0, 0.09)) * height)
+    centre = (middle[0] + float(rng.normal(0, 0.19)) * width, middle[1] + float(rng.normal(0, 0.13)) * height)
     turn = float(rng.choice([0.0, rng.uniform(-0.3, 0.3)], p=[0.5, 0.5]))
     lean = float(rng.normal(0, 0.09))
     return View(

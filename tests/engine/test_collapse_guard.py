@@ -117,8 +117,8 @@ def test_guard_compares_with_the_start_also_after_a_resume():
     trainer = TinyPretraining(10, lr=1e-3, target="patch_embed", norm_target=False).train()
     start = trainer.guard.state_dict()["start"]
     resumed = TinyPretraining(10, lr=1e-3, target="patch_embed", norm_target=False)
-    resumed.guard.load_state_dict({"start": [10 * value for value in start]})
-    with pytest.raises(TargetCollapseError, match=f"of the {10 * start[0]:.3g} before training"):
+    resumed.guard.load_state_dict({"start": [1000 * value for value in start]})
+    with pytest.raises(TargetCollapseError, match=f"of the {1000 * start[0]:.3g} before training"):
         resumed.train()
 
 

@@ -1,0 +1,128 @@
+"""The probe: features that know the answer, features that do not, and boxes in the right place."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from implantdet.evaluation.features import FeatureEvaluator, Sample, pool_boxes, probe, question
+
+
+def samples_of(task, num_per_label, informative, groups=8, labels=("round", "oblong", "none")):
+    rng = np.random.default_rng(0)
+    samples = []
+    for index, label in enumerate(labels):
+        for n in range(num_per_label):
+            features = rng.normal(size=16).astype(np.float32)
+            features[index] += 6.0 * informative
+            samples.append(Sample(task, label, f"patient{n % groups}", features))
+    return samples
+
+
+def test_probe_tells_what_features_know():
+    results = probe(samples_of("apical.hole", 60, informative=True) + samples_of("middle.body", 60, informative=False))
+    assert set(results) == {
+        "linear",
+        "knn",
+        *(f"{k}-{t}" for k in ("linear", "knn") for t in ("apical.hole", "middle.body")),
+    }
+    assert results["linear-apical.hole"] > 97 and results["knn-apical.hole"] > 97
+    assert abs(results["linear-middle.body"] - 100 / 3) < 12 and abs(results["knn-middle.body"] - 100 / 3) < 12
+    assert results["linear"] == (results["linear-apical.hole"] + results["linear-middle.body"]) / 2
+
+
+def test_probe_scores_every_label_alike():
+    """A constant answer to 90 : 30 is right in 75 % of the boxes, and in half of the labels."""
+    blind = [
+        sample._replace(features=np.zeros(4, np.float32)) for sample in samples_of("a.b", 90, True, labels=("x", "y"))
+    ]
+    results = probe([sample for n, sample in enumerate(blind) if sample.label == "x" or n % 3 == 0])
+    assert results["knn-a.b"] == 50.0
+
+
+def test_probe_keeps_groups_together():
+    """Features that give away the patient and nothing else must not help."""
+    rng = np.random.default_rng(0)
+    prints = rng.normal(size=(24, 16)).astype(np.float32) * 10
+    samples = [
+        Sample(
+            "class", "xy"[patient % 2], f"patient{patient}", prints[patient] + rng.normal(size=16).astype(np.float32)
+        )
+        for patient in range(24)
+        for _ in range(10)
+    ]
+    assert probe(samples)["knn-class"] < 75
+
+
+def test_rare_labels_and_small_tasks_are_not_asked():
+    rare = samples_of("class", 60, True)[:120] + samples_of("class", 3, True)[-3:]
+    assert probe(rare)["linear-class"] > 97  # two labels are left
+    assert probe(samples_of("class", 10, True)) == {}
+    assert probe(samples_of("class", 60, True, labels=("only",))) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "supercategory", "expected"),
+    [
+        ("middle.thread.v_shaped", "middle", ("middle.thread", "v_shaped")),
+        ("Bicon", "system", ("system", "Bicon")),
+        ("Impacted Tooth", "", ("class", "Impacted Tooth")),
+    ],
+)
+def test_questions(name, supercategory, expected):
+    assert question(name, supercategory) == expected
+
+
+def test_pooling_is_the_mean_inside_the_box():
+    # The map's values are the column of the cell; cells are 16 pixels wide, their centres at 8, 24, 40, …
+    features = torch.arange(6.0).expand(2, 4, 6)
+    boxes = torch.tensor([[16.0, 0, 48, 64], [24, 16, 24.001, 32]])
+    assert torch.allclose(pool_boxes(features, boxes), torch.tensor([[1.5, 1.5], [1.0, 1.0]]), atol=1e-3)
+
+
+@pytest.fixture
+def dataset():
+    """Sixteen images with three boxes on the left and three on the right, which are of two systems."""
+    name = "feature_probe"
+    boxes = [("Bicon", [0, y, 100, 50]) for y in (0, 60, 120)] + [("ITI", [200, y, 100, 50]) for y in (0, 60, 120)]
+    records = [
+        {"file_name": f"{n}.png", "image_id": n, "height": 200, "width": 400, "patient_id": f"p{n}"}
+        | {
+            "annotations": [
+                {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": ("Bicon", "ITI").index(label)}
+                for label, box in boxes
+            ]
+        }
+        for n in range(16)
+    ]
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(thing_classes=["Bicon", "ITI"], supercategories=["system", "system"])
+    yield name, records
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_evaluator_looks_at_the_boxes(dataset, tmp_path):
+    """The image is resized to half; the features know left from right, and boxes in the wrong place would not."""
+    name, records = dataset
+    generator = torch.Generator().manual_seed(0)
+    evaluator = FeatureEvaluator(name, tmp_path / "out")
+    evaluator.reset()
+    for record in records:
+        features = torch.randn(8, 7, 13, generator=generator) * 0.1
+        features[0, :, :4] += 1  # the left boxes end at 100 / 2 / 16 = 3.1 cells, the right ones begin at 6.25
+        image = {key: record[key] for key in ("image_id", "height", "width")} | {"image": torch.zeros(1, 100, 200)}
+        evaluator.process([image], [{"features": features}])
+    results = evaluator.evaluate()
+    assert results["features"]["linear-system"] == 100.0
+    assert json.loads((tmp_path / "out/features.json").read_text()) == {"dataset": name, **results}
+
+
+def test_evaluator_without_enough_boxes_says_nothing(dataset, tmp_path, caplog):
+    evaluator = FeatureEvaluator(dataset[0], tmp_path)
+    evaluator.reset()
+    assert evaluator.evaluate() == {}
+    assert "features are not probed" in caplog.text

@@ -1,0 +1,107 @@
+"""Figure 4: PSNR by hand, predictions of pixels, and the decoder for the eye."""
+
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from implantdet.evaluation.reconstruction import ReconstructionEvaluator, predict_pixels, psnr, save_figure
+from implantdet.modeling.masked_image_model import restore
+from implantdet.modeling.mim_masking import PatchMask
+from implantdet.modeling.mim_targets import patchify, standardize
+
+MEAN, STD = [100.0], [50.0]
+
+
+def output_of(seed, error=0.0, grid=(4, 3), target_dim=None):
+    """What a model would return that is wrong by ``error`` (normalised) in every hidden pixel."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(1, 1, 16 * grid[0], 16 * grid[1], generator=generator) * 2 - 1
+    pixels, hidden = patchify(image)[0], torch.tensor([1, 5, 7])
+    output = {"grid": grid, "pixels": pixels, "mask": PatchMask(torch.tensor([[0]]), hidden[None])}
+    if target_dim is None:
+        return output | {"targets": pixels, "predictions": pixels[hidden], "pixel_predictions": pixels[hidden] + error}
+    matrix = torch.randn(256, target_dim, generator=torch.Generator().manual_seed(9))
+    targets = standardize(pixels) @ matrix
+    return output | {"targets": targets, "predictions": targets[hidden]}
+
+
+def test_psnr_by_hand():
+    image = torch.full((4, 4), 100.0)
+    assert math.isclose(psnr(image + 5, image), 10 * math.log10(255**2 / 25), rel_tol=1e-6)
+    assert psnr(image, image) == math.inf
+
+
+def test_evaluator_measures_hidden_patches_only(tmp_path):
+    evaluator = ReconstructionEvaluator(tmp_path / "out", MEAN, STD, num_drawn=2)
+    evaluator.reset()
+    evaluator.process([{}] * 3, [output_of(seed, error=0.1) for seed in range(3)])
+    results = evaluator.evaluate()
+    # An error of 0.1 normalised is 5 grey levels; levels stay between 50 and 150 and are not clipped.
+    assert math.isclose(results["reconstruction"]["PSNR"], 10 * math.log10(255**2 / 25), rel_tol=1e-4)
+    written = json.loads((tmp_path / "out/reconstruction.json").read_text())
+    assert written == {"num_images": 3, **results}
+    picture = cv2.imread(str(tmp_path / "out/reconstruction.png"))
+    assert picture is not None and picture.std() > 10
+    assert not list((tmp_path / "out").glob(".*"))  # no temporary file is left
+
+
+def test_columns_show_what_they_say(tmp_path):
+    evaluator = ReconstructionEvaluator(tmp_path, MEAN, STD, num_drawn=1)
+    evaluator.reset()
+    output = output_of(0, error=0.2)
+    evaluator.process([{}], [output])
+    evaluator.evaluate()
+    (original,), (masked,), (reconstruction,) = (
+        evaluator.columns_[key] for key in ("original", "masked", "reconstruction")
+    )
+    assert original.shape == (64, 48)
+    hidden = np.zeros((4, 3), dtype=bool)
+    hidden.flat[[1, 5, 7]] = True
+    hidden = hidden.repeat(16, axis=0).repeat(16, axis=1)
+    assert (masked[hidden] == 128).all() and (masked[~hidden] == original[~hidden]).all()
+    assert (reconstruction[~hidden] == original[~hidden]).all()
+    assert np.abs(reconstruction[hidden].astype(int) - original[hidden] - 10).max() <= 1  # 0.2 · 50
+
+
+def test_embeddings_are_decoded_by_a_regression_on_other_images():
+    """Targets that are an invertible linear map of pixels: their decoder is its inverse."""
+    outputs = [output_of(seed, grid=(8, 8), target_dim=300) for seed in range(12)]
+    outputs = [output | {"hidden": output["mask"].predicted[0]} for output in outputs]
+    for output, pixels in zip(outputs, predict_pixels(outputs), strict=True):
+        assert torch.allclose(pixels, output["pixels"][output["hidden"]], atol=0.02)
+
+
+def test_decoder_does_not_see_the_image_that_it_decodes():
+    outputs = [output_of(seed, target_dim=300) | {"hidden": torch.tensor([1, 5, 7])} for seed in range(4)]
+    before = predict_pixels(outputs)
+    changed = [*outputs[:3], outputs[3] | {"targets": outputs[3]["targets"] * 7 + 1}]
+    after = predict_pixels(changed)
+    assert torch.equal(after[3], before[3]) and torch.equal(after[1], before[1])
+    assert not torch.allclose(after[0], before[0])
+
+
+def test_a_single_image_is_drawn_too():
+    outputs = [output_of(0, target_dim=300) | {"hidden": torch.tensor([1, 5, 7])}]
+    (pixels,) = predict_pixels(outputs)
+    assert torch.allclose(pixels, restore(standardize(pixels), outputs[0]["pixels"][[1, 5, 7]]), atol=0.2)
+
+
+def test_number_of_images_is_bounded(tmp_path):
+    evaluator = ReconstructionEvaluator(tmp_path, MEAN, STD, max_images=2, num_drawn=1)
+    evaluator.reset()
+    for seed in range(4):
+        evaluator.process([{}], [output_of(seed, error=0.1)])
+    evaluator.evaluate()
+    assert json.loads((tmp_path / "reconstruction.json").read_text())["num_images"] == 2
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
+def test_figure_has_a_column_per_name(shape, tmp_path):
+    images = [np.full(shape, 200, np.uint8)] * 2
+    save_figure(tmp_path / "figure.png", {"original": images, "MAE": images, "MDE": images})
+    height, width = cv2.imread(str(tmp_path / "figure.png")).shape[:2]
+    assert width / height == pytest.approx(3 / 2, rel=0.1)
