@@ -6,7 +6,18 @@ LOCKS := requirements/base.txt requirements/test.txt requirements/detectron2.txt
 
 .PHONY: test lint demo lock clean
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+# Radiographs, a trained detector, its AP on patients that it has never seen, and pictures: everything lands in demo/.
+DEMO := DATASETS.TEST "('demo_test',)" OUTPUT_DIR demo/test MODEL.WEIGHTS demo/run/model_final.pth
+demo: $(VENV)/.ready
+	rm -rf demo
+	$(BIN)/implantdet phantom --preset mini --out demo/phantom
+	$(BIN)/python train_net.py --config-file configs/demo.yaml
+	$(BIN)/python train_net.py --config-file configs/demo.yaml --eval-only $(DEMO)
+	$(BIN)/implantdet draw demo/phantom --part test --predictions demo/test/coco_instances_results.json \
+	  --min-score 0.3 --limit 16 --out demo/pictures
+	@echo "AP: demo/test/results.json. Pictures: demo/pictures."
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -51,7 +51,8 @@ def march(implant: PlacedImplant, view: View) -> np.ndarray:
             jaw_y = inverse[1, 0] * column + inverse[1, 1] * row + inverse[1, 2] - implant.y
             along = jaw_x * np.sin(angle) + jaw_y * np.cos(angle)
             across = jaw_y * np.sin(angle) - jaw_x * np.cos(angle)  # right-handed with depth and axis
-            near = (np.abs(across) < 4) & (along > -2) & (along < implant.solid.length + 2)
+            reach = implant.solid.max_radius + 0.2
+            near = (np.abs(across) < reach) & (along > -1.5) & (along < implant.solid.length + 1.5)
             hits[near] += _path(voxels, first, across[near], along[near], tilt, spin) > TOUCH
     return hits >= 4.5
 
@@ -60,7 +61,9 @@ def _path(
     voxels: np.ndarray, first: float, across: np.ndarray, along: np.ndarray, tilt: float, spin: float
 ) -> np.ndarray:
     path = np.zeros(across.shape)
-    for t in np.arange(-6.5, 6.5, VOXEL):
+    crossing = along * np.tan(tilt)  # where each ray passes the implant's axis
+    for offset in np.arange(-4, 4, VOXEL):
+        t = crossing + offset
         depth, z = t * np.cos(tilt) - along * np.sin(tilt), along * np.cos(tilt) + t * np.sin(tilt)
         x, y = across * np.cos(spin) + depth * np.sin(spin), depth * np.cos(spin) - across * np.sin(spin)
         k = np.floor(z / VOXEL).astype(int)

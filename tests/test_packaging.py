@@ -24,7 +24,9 @@ def foreign_python(tmp_path_factory):
     venv.create(folder / "venv", with_pip=True, symlinks=True)
     python = folder / "venv/bin/python"
     _, site_packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder)
-    # The installed packages of the development environment serve as those that the user already has.
+    # The installed packages of the development environment serve as those that the user already has. venv's own
+    # setuptools is too old to make a wheel by itself on some versions of Python.
+    run(python, "-m", "pip", "uninstall", "--yes", "setuptools", cwd=folder)
     Path(site_packages.strip(), "already_there.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     copy = folder / "source"
     copy.mkdir()
@@ -42,6 +44,7 @@ def test_another_project_trains_with_one_of_our_components(foreign_python, tmp_p
         from detectron2.config import get_cfg
         from detectron2.modeling import build_model
         from detectron2.structures import Boxes, Instances
+        from detectron2.utils.events import EventStorage
 
         import implantdet
         from implantdet.config import add_implantdet_config
@@ -63,7 +66,8 @@ def test_another_project_trains_with_one_of_our_components(foreign_python, tmp_p
         cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 1, 32
         model = build_model(cfg).train()
         instances = Instances((64, 96), gt_boxes=Boxes([[8.0, 8.0, 40.0, 50.0]]), gt_classes=torch.tensor([3]))
-        losses = model([{"image": torch.rand(1, 64, 96) * 255, "instances": instances}])
+        with EventStorage():
+            losses = model([{"image": torch.rand(1, 64, 96) * 255, "instances": instances}])
         sum(losses.values()).backward()
         assert all(torch.isfinite(loss) for loss in losses.values())
         print("trained")
@@ -71,7 +75,7 @@ def test_another_project_trains_with_one_of_our_components(foreign_python, tmp_p
     )
     code, output = run(foreign_python, "-c", script, cwd=tmp_path)
     assert code == 0, output
-    assert output.splitlines()[-1] == "trained"
+    assert "trained" in output.splitlines()
 
 
 def test_the_command_is_installed_with_its_data(foreign_python, tmp_path):

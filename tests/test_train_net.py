@@ -25,13 +25,14 @@ def command(*arguments):
     return [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file", config, *map(str, arguments)]
 
 
-def environment():
-    # The number of threads decides the order of sums, so the last bits.
-    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+def environment(processes=1):
+    # The number of threads decides the order of sums, so the last bits. Several processes share the threads.
+    return os.environ | {"OMP_NUM_THREADS": str(processes * torch.get_num_threads())}
 
 
-def run(*arguments):
-    done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, check=False)
+def run(*arguments, processes=1):
+    arguments = ("--num-gpus", processes, "--dist-url", "auto", *arguments)
+    done = subprocess.run(command(*arguments), env=environment(processes), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
@@ -85,7 +86,7 @@ def test_a_killed_training_is_resumed_and_evaluated(idd_root, tiny_cfg, tmp_path
 def test_two_processes_train_and_evaluate_like_one(idd_root, tiny_cfg, tmp_path):
     two, one = tmp_path / "two", tmp_path / "out"
     options = (*TWO_EPOCHS, *NOTHING_SAMPLED, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
-    run("--num-gpus", 2, "--dist-url", "auto", *tiny_dataset(idd_root), *options, "OUTPUT_DIR", two)
+    run(*tiny_dataset(idd_root), *options, "OUTPUT_DIR", two, processes=2)
     cfg = tiny_cfg(*options)
     train_here(cfg)
     for key in ("total_loss", "loss_rpn_loc", "validation_loss"):

@@ -26,7 +26,6 @@ def read_radiograph(path: str | Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.draft("L", None)  # JPEG only: decode brightness and leave the colours, which takes half the time
-            image.load()
             upright = ImageOps.exif_transpose(image)
             if not upright.mode.startswith(("I", "F")):
                 return np.asarray(upright.convert("L"))

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from implantdet.modeling.weights import TIMM_SCHEME, fit_backbone_state, read_checkpoint
@@ -65,7 +64,7 @@ class Checkpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename)
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         checkpoint["model"] = fit_backbone_state(checkpoint["model"], self.model, self.allow_partial)
         num_keys = len(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)

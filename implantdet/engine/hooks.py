@@ -38,12 +38,12 @@ class WeightAveraging(HookBase):
 class ValidationLoss(HookBase):
     """Computes the training loss on validation data before every evaluation, as the scalar ``validation_loss``.
 
-    Gradients are off, and the backbone is in inference mode (no drop path). Proposals are sampled by the same seed
-    every time, so that values can be compared. The training itself does not notice: it seeds every iteration anew.
+    Gradients are off, and the backbone is in inference mode (no drop path). Proposals are sampled by one seed, so that
+    values can be compared. The training itself does not notice: it seeds every iteration anew.
 
     Args:
         period: iterations between evaluations; the last iteration is evaluated in any case.
-        model: function that returns the model to evaluate; the loss is the sum of what it returns in training mode.
+        model: with a ``backbone``; the loss is the sum of what it returns in training mode.
         build_loader: function that returns batches with ground truth, each process a share of them.
     """
 
@@ -64,14 +64,14 @@ class ValidationLoss(HookBase):
 
     @torch.no_grad()
     def compute(self) -> float:
-        """Mean of the loss over all batches of all processes; on the main process only."""
+        """Mean of the loss over the images of all processes; 0 on other processes than the main one."""
         was_training = self._model.training
         self._model.train()
         self._model.get_submodule("backbone").eval()
         total, count = 0.0, 0
         with EventStorage():  # takes what the model's parts would write into the storage of the training
-            for index, batch in enumerate(self._build_loader()):
-                seed_everything(0, index)
+            for batch in self._build_loader():
+                seed_everything(0)
                 total += float(sum(self._model(batch).values())) * len(batch)
                 count += len(batch)
         self._model.train(was_training)

@@ -38,12 +38,14 @@ class PositionSampler(Sampler[tuple[int, int]]):
     def __init__(self, sampler: Sampler[int], start: int = 0) -> None:
         self.sampler = sampler
         self.start = start
+        # Asked here, since the workers of a loader belong to no process group.
+        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Pairs of a position and the index of the image that stands there."""
-        positions = itertools.count(comm.get_rank(), comm.get_world_size())
+        positions = itertools.count(self._rank, self._world_size)
         numbered = zip(positions, self.sampler, strict=False)
-        return itertools.islice(numbered, self.start // comm.get_world_size(), None)
+        return itertools.islice(numbered, self.start // self._world_size, None)
 
 
 class SeededDataset(Dataset[dict[str, Any]]):

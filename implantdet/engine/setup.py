@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
@@ -35,6 +36,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not needs_no_labels(cfg):
         complete_from_data(cfg)
     cfg.freeze()
+    if not torch.cuda.is_available():  # processes share the cores; fighting over them costs a multiple
+        torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="implantdet")
     return cfg

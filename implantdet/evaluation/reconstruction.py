@@ -127,7 +127,7 @@ def predict_pixels(outputs: Sequence[dict[str, Any]]) -> list[Tensor]:
     predicted: list[Tensor] = [torch.empty(0)] * len(outputs)
     for half in (0, 1):
         others = outputs[1 - half :: 2] or outputs  # of a single image, its own targets
-        decoder = Ridge(alpha=1e-3).fit(
+        decoder = Ridge(alpha=1e-3, solver="svd").fit(  # the targets may be linearly dependent
             torch.cat([output["targets"] for output in others]).numpy(),
             torch.cat([standardize(output["pixels"]) for output in others]).numpy(),
         )

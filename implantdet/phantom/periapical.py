@@ -144,8 +144,8 @@ def sample_view(rng: np.random.Generator, patient: Patient, size: int) -> View:
     middle = target.at(target.solid.length * float(rng.uniform(0.2, 0.6)))
     if rng.random() < 0.6:  # centred on the group rather than on one implant
         middle = (float(np.mean([implant.x for implant in implants])), middle[1])
-    centre = (middle[0] + float(rng.normal(0, 0.19)) * width, middle[1] + float(rng.normal(0, 0.13)) * height)
-    turn = float(rng.choice([0.0, rng.uniform(-0.3, 0.3)], p=[0.5, 0.5]))
+    centre = (middle[0] + float(rng.normal(0, 0.19)) * width, middle[1] + float(rng.normal(0.02, 0.11)) * height)
+    turn = float(rng.choice([0.0, rng.uniform(-0.28, 0.28)], p=[0.5, 0.5]))
     lean = float(rng.normal(0, 0.09))
     return View(
         matrix=view_matrix(centre, (width / size, height / size), lean, turn, patient.upper, (size, size)),

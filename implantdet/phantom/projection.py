@@ -43,7 +43,7 @@ def outer_path(solid: Solid, u: Array, s: Array, tilt: float, spin: float, sampl
         depth.fill(y)
         np.add(axial, np.float32(y * slope), out=row)
         rho, column = cv2.cartToPolar(u, depth)  # angles from 0 to 2π
-        column += np.float32(spin % (2 * np.pi))  # the table holds two turns
+        column += np.float32(-spin % (2 * np.pi))  # the table holds two turns
         column *= np.float32(TABLE_ANGLES / (2 * np.pi))
         surface: Array = cv2.remap(
             solid.table, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-1

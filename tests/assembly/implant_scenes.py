@@ -3,10 +3,13 @@
 Every third is a trapezium; its box is the bounding box of its four corners. The boxes of all its axes coincide.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from implantdet.assembly.assembler import PartAssembler
 from implantdet.phantom.lines import default_lines
 from implantdet.taxonomy import THIRDS, default_taxonomy
 
@@ -64,7 +67,11 @@ def scenes(num_images, seed=0):
     return [scene(rng, index) for index in range(num_images)]
 
 
-def detections(record, keep=lambda annotation: "." in CLASSES[annotation["category_id"]], score=1.0):
+def is_part(annotation):
+    return "." in CLASSES[annotation["category_id"]]
+
+
+def detections(record, keep=is_part, score=1.0):
     """A perfect detector's output for the annotations that ``keep`` accepts."""
     chosen = [annotation for annotation in record["annotations"] if keep(annotation)]
     return make_instances(
@@ -81,3 +88,24 @@ def make_instances(boxes, scores, classes, image_size=(500, 650)):
     instances.scores = torch.tensor(np.array(scores, np.float64))
     instances.pred_classes = torch.tensor(np.array(classes, np.int64).reshape(-1))
     return instances
+
+
+@cache
+def fitted(method="exact"):
+    """An assembler that has learned from a hundred scenes."""
+    return PartAssembler(CLASSES, method=method).fit(scenes(100, seed=1))
+
+
+def groups(implants, record, keep):
+    """Per implant the set of (implant_id, third) of its detections; ``keep`` as for ``detections``."""
+    chosen = [annotation for annotation in record["annotations"] if keep(annotation)]
+    return sorted(
+        sorted(
+            {
+                (chosen[reading.detection]["implant_id"], part.third)
+                for part in (*implant.observed, *filter(None, (implant.whole,)))
+                for reading in part.readings
+            }
+        )
+        for implant in implants
+    )

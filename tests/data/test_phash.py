@@ -35,6 +35,7 @@ def salt_and_pepper(image):
 CONTRASTS = {
     "same": lambda image: image,
     "gamma 0.4": lambda image: (255 * (image / 255) ** 0.4).astype(np.uint8),
+    "gamma 6": lambda image: (255 * (image / 255) ** 6).astype(np.uint8),
     "gamma 2.5": lambda image: (255 * (image / 255) ** 2.5).astype(np.uint8),
     "equalised": cv2.equalizeHist,
     "local": lambda image: cv2.createCLAHE(4, (8, 8)).apply(image),

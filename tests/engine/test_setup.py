@@ -1,11 +1,12 @@
 """What the config takes from the data."""
 
 import argparse
+import json
 import re
 
 import pytest
 import yaml
-from conftest import REPOSITORY, tiny_dataset
+from conftest import REPOSITORY, tiny_dataset, write_idd
 
 from implantdet.engine.setup import setup
 
@@ -23,6 +24,16 @@ def test_classes_and_masks_come_from_the_data(idd_root, boxes_only_root, tmp_pat
     written = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
     assert written["MODEL"]["MASK_ON"] is False
     assert written["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 5
+
+
+def test_one_missing_mask_means_no_mask_head(tmp_path):
+    root = write_idd(tmp_path / "mixed")
+    content = json.loads((root / "annotations.json").read_text(encoding="utf-8"))
+    del next(item for item in content["annotations"] if item["image_id"] == 3)["segmentation"]  # a training image
+    (root / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    assert setup(arguments(root, tmp_path)).MODEL.MASK_ON is False
+    with pytest.raises(ValueError, match=r"MODEL\.MASK_ON is True, but 1 of the 36 annotations"):
+        setup(arguments(root, tmp_path, "MODEL.MASK_ON", "True"))
 
 
 def test_whole_implants_have_their_own_classes(idd_root, tmp_path):

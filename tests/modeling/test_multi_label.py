@@ -73,6 +73,8 @@ def test_the_best_box_of_a_category_counts_whatever_the_order():
     for annotations in ([far, near], [near, far]):
         targets, _ = targets_of([[0.0, 0.0, 10.0, 10.0]], annotations)
         assert names_where(targets[0]) == {"caries"}
+    targets, _ = targets_of([[0.0, 0.0, 10.0, 10.0]], [far, far])
+    assert not targets.any()
 
 
 def test_an_axis_without_annotation_is_no_negative_on_its_third():

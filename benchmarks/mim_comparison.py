@@ -1,0 +1,300 @@
+"""What a pre-training is worth: random, MAE, MDE to the paper's letter and our MDE, fine-tuned alike.
+
+    python benchmarks/mim_comparison.py DIR [DIR …] --out OUT [--seeds 0 1 2] [--folds 0 1 2] [--labels 1.0 0.1]
+    python benchmarks/mim_comparison.py DIR --out OUT --ratios 0.25 0.4 0.65 0.75 --epochs 50 100   (paper, table 6)
+
+DIR: dataset folders with folds (datasets/README.md). For every dataset, fold and seed: pre-train on the training images
+of the fold, probe the features on its validation images, fine-tune on the labels (all, or a share of the patients), and
+validate. What is finished in OUT is skipped, and what was interrupted goes on from its last checkpoint: so
+--minutes 60, again and again, gets there too. What is finished is written to ``results/<--name>.json``: every run,
+means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed).
+
+--size tiny (ViT-Ti, 256 px) is for CPUs; base (ViT-B, 416 px) takes the configs as they are. --smoke proves that the
+script runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from _record import write_result
+from scipy.stats import ttest_rel
+
+from implantdet.data.idd import load_folds, load_idd, write_json
+
+ROOT = Path(__file__).parents[1]
+INITS = {"random": "pretrain_mae", "mae": "pretrain_mae", "mde_paper": "pretrain_mde_paper", "mde": "pretrain_mde"}
+PAIRS = (("mde", "mae"), ("mde", "random"), ("mde", "mde_paper"), ("mde_paper", "mae"), ("mae", "random"))
+_SMALL_DECODER = ("MODEL.MIM.DECODER_DIM", 128, "MODEL.MIM.DECODER_HEADS", 4)  # in proportion to ViT-Ti
+_TEST_VIT = ("MODEL.VIT.NAME", "test_vit", "MODEL.VIT.IMG_SIZE", 64, "INPUT.MIN_SIZE_TEST", 64)
+PRETRAIN = {
+    "base": (),
+    "tiny": (
+        *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 256, "INPUT.MIN_SIZE_TEST", 256),
+        *("SOLVER.IMS_PER_BATCH", 64, "SOLVER.BASE_LR", 5e-4, "SOLVER.AMP.ENABLED", False, *_SMALL_DECODER),
+    ),
+    "smoke": (
+        *_TEST_VIT,
+        *("SOLVER.IMS_PER_BATCH", 4, "SOLVER.AMP.ENABLED", False, "DATALOADER.NUM_WORKERS", 0, *_SMALL_DECODER),
+        *("MODEL.MIM.TARGET_LAYERS", [3, 5]),
+    ),
+}
+FINETUNE = {
+    "base": ("configs/idd_random.yaml", ()),
+    "tiny": ("configs/opg_vit_tiny.yaml", ()),
+    "smoke": ("configs/opg_smoke.yaml", ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.005)),
+}
+
+
+class Variant(NamedTuple):
+    """One way to start: its name, the pre-training's config (without folder and suffix) and options for it."""
+
+    name: str
+    config: str
+    options: tuple[object, ...]
+
+
+class OutOfTimeError(Exception):
+    """--minutes are over."""
+
+
+class Runs:
+    """Runs train_net.py in folders of their own, each to its end once."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+
+    def train(self, run: Path, config: str, options: tuple[object, ...]) -> Path:
+        """Train unless it is done; an interrupted training is resumed.
+
+        Raises:
+            OutOfTimeError: the deadline came first.
+        """
+        if (run / "done").exists():
+            return run
+        remaining = self.deadline - time.monotonic()
+        if remaining < 30:
+            raise OutOfTimeError
+        run.mkdir(parents=True, exist_ok=True)
+        print(f"training {run}", flush=True)
+        command = [sys.executable, "train_net.py", "--config-file", config, "--resume", "OUTPUT_DIR", run, *options]
+        with (run / "console.txt").open("a", encoding="utf-8") as console:
+            try:
+                subprocess.run(
+                    [str(part) for part in command],
+                    cwd=ROOT, check=True, stdout=console, stderr=subprocess.STDOUT, timeout=min(remaining, 1e8),
+                )  # fmt: skip
+            except subprocess.TimeoutExpired as error:
+                raise OutOfTimeError from error
+        (run / "done").touch()
+        return run
+
+
+def dataset_options(data: Path, fold: int) -> tuple[object, ...]:
+    """Train on a fold's training images, and test on its validation images."""
+    name = data.name
+    return (
+        *("DATASETS.ROOT", data, "DATASETS.NAME", name, "DATASETS.TRAIN", f"('{name}_train_fold{fold}',)"),
+        *("DATASETS.TEST", f"('{name}_val_fold{fold}',)"),
+    )
+
+
+def few_labels(data: Path, out: Path, fold: int, share: float, seed: int) -> Path:
+    """A dataset folder in which the training images of a fold are those of a share of the patients (or sources)."""
+    folder = out / f"{data.name}_fold{fold}_seed{seed}_{share:g}"
+    if share == 1 or (folder / "folds.json").exists():
+        return data if share == 1 else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "images").exists():
+        (folder / "images").symlink_to((data / "images").resolve(), target_is_directory=True)
+    content, folds = load_idd(data), load_folds(data)
+    group_of = {i["id"]: str(i.get("patient_id") or i.get("source_id") or i["id"]) for i in content["images"]}
+    groups = sorted({group_of[i] for k, ids in enumerate(folds["folds"]) if k != fold for i in ids})
+    number = max(1, round(share * len(groups)))
+    kept = set(np.random.default_rng(seed).choice(groups, number, replace=False))
+    reduced = [ids if k == fold else [i for i in ids if group_of[i] in kept] for k, ids in enumerate(folds["folds"])]
+    write_json(folder / "annotations.json", content)
+    write_json(folder / "folds.json", folds | {"folds": reduced})
+    return folder
+
+
+def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, fold: int, seed: int) -> Iterator[dict]:
+    """Pre-train, then fine-tune with every share of the labels; yields a record for each of these."""
+    out = args.out.resolve() / data.name / f"fold{fold}_seed{seed}" / variant.name
+    options = (*PRETRAIN[args.size], "SEED", seed, *dataset_options(data, fold), *variant.options)
+    pretrained = runs.train(out / "pretrain", f"configs/{variant.config}.yaml", options)
+    record = {"dataset": data.name, "init": variant.name, "fold": fold, "seed": seed}
+    written = {kind: read_json(pretrained / f"{kind}.json").get(kind, {}) for kind in ("features", "reconstruction")}
+    yield (
+        record
+        | {"labels": 0.0}
+        | {f"{kind}_{key}": value for kind, found in written.items() for key, value in found.items()}
+    )
+    config, finetune = FINETUNE[args.size]
+    weights = "" if variant.name == "random" else pretrained / "model_final.pth"
+    for share in args.labels:
+        folder = few_labels(data, args.out.resolve() / "few_labels", fold, share, seed)
+        length = (
+            "SOLVER.MAX_EPOCHS",
+            args.finetune_epochs / share,
+            "SOLVER.WARMUP_EPOCHS",
+            0.05 * args.finetune_epochs / share,
+        )
+        options = (
+            *(
+                "SEED",
+                seed,
+                *dataset_options(folder, fold),
+                "MODEL.MASK_ON",
+                False,
+                "MODEL.WEIGHTS",
+                weights,
+                *finetune,
+            ),
+            *(*length, "SOLVER.EVAL_EPOCHS", max(1.0, args.finetune_epochs / share / 4)),
+        )
+        run = runs.train(out / f"labels_{share:g}", config, options)
+        yield record | {"labels": share} | detection_metrics(read_json(run / "results.json")["bbox"])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file; nothing if it is not there: a dataset may have too few labels to probe."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def detection_metrics(bbox: dict[str, Any]) -> dict[str, float]:
+    """AP, AP50 and AP75, and AP and AP50 of design parts and of whole implants where there are both."""
+    metrics = {key: bbox[key] for key in ("AP", "AP50", "AP75")}
+    # Parts are named <third>.<axis>.<value>.
+    parts = {True: [], False: []}
+    for name, of_class in bbox["per_class"].items():
+        parts[name.count(".") == 2].append(of_class)
+    if parts[True] and parts[False]:
+        for kind, classes in (("part", parts[True]), ("implant", parts[False])):
+            for key in ("AP", "AP50"):
+                known = [of_class[key] for of_class in classes if of_class[key] is not None]
+                metrics |= {f"{kind}_{key}": statistics.mean(known)} if known else {}
+    return {key: value for key, value in metrics.items() if value is not None}
+
+
+def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For every dataset, share of labels and metric: means, deviations, and paired differences of the inits."""
+    by_key: dict[tuple[str, float, str], dict[str, dict[tuple[int, int], float]]] = {}
+    for record in records:
+        for metric in record.keys() - {"dataset", "init", "fold", "seed", "labels"}:
+            inits = by_key.setdefault((record["dataset"], record["labels"], metric), {})
+            inits.setdefault(record["init"], {})[record["fold"], record["seed"]] = record[metric]
+    summary = []
+    for (dataset, labels, metric), inits in sorted(by_key.items()):
+        means = {
+            name: {"mean": statistics.mean(values.values()), "runs": len(values)}
+            | ({"sd": statistics.stdev(values.values())} if len(values) > 1 else {})
+            for name, values in inits.items()
+        }
+        pairs = [pair for pair in PAIRS if pair[0] in inits and pair[1] in inits]
+        differences = {f"{one} - {other}": paired_difference(inits[one], inits[other]) for one, other in pairs}
+        summary.append(
+            {"dataset": dataset, "labels": labels, "metric": metric, "inits": means, "differences": differences}
+        )
+    return summary
+
+
+def paired_difference(one: dict[tuple[int, int], float], other: dict[tuple[int, int], float]) -> dict[str, Any]:
+    """Mean difference over common (fold, seed) pairs, and its 95 % interval if there are two pairs or more."""
+    common = sorted(one.keys() & other.keys())
+    differences = [one[key] - other[key] for key in common]
+    result: dict[str, Any] = {"pairs": len(common), "mean": statistics.mean(differences) if common else None}
+    if len(set(differences)) > 1:
+        test = ttest_rel([one[key] for key in common], [other[key] for key in common])
+        interval = test.confidence_interval(0.95)
+        result |= {"ci95": [float(interval.low), float(interval.high)], "p": float(test.pvalue)}
+    return result
+
+
+def variants(args: argparse.Namespace) -> list[Variant]:
+    """The four inits at the first length, or MDE at every mask ratio and length."""
+    lengths = {
+        epochs: (
+            "SOLVER.MAX_EPOCHS",
+            epochs,
+            "SOLVER.WARMUP_EPOCHS",
+            0.05 * epochs,
+            "SOLVER.EVAL_EPOCHS",
+            max(epochs / 4, 1.0),
+        )
+        for epochs in args.epochs
+    }
+    if args.ratios:
+        grid = itertools.product(args.ratios, args.epochs)
+        return [
+            Variant(f"mde_{100 * r:g}_{e:g}", INITS["mde"], (*lengths[e], "MODEL.MIM.MASK_RATIO", r)) for r, e in grid
+        ]
+    chosen = [Variant(name, INITS[name], lengths[args.epochs[0]]) for name in args.inits]
+    # Features of an encoder that has not learned; it is fine-tuned from timm's own initialisation.
+    still = ("SOLVER.BASE_LR", 0.0, "SOLVER.MAX_EPOCHS", 0.001, "SOLVER.WARMUP_EPOCHS", 0.0)
+    return [variant if variant.name != "random" else variant._replace(options=still) for variant in chosen]
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="+", help="dataset folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--inits", nargs="+", choices=INITS, default=list(INITS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folds", type=int, nargs="+", default=[0], help="each of 0 to 3")
+    parser.add_argument(
+        "--labels", type=float, nargs="+", default=[1.0], help="shares of the labelled patients, in (0, 1]"
+    )
+    parser.add_argument(
+        "--epochs", type=float, nargs="+", default=[100.0], help="of pre-training; several with --ratios"
+    )
+    parser.add_argument("--ratios", type=float, nargs="+", default=[], help="mask ratios: MDE alone, at each of them")
+    parser.add_argument(
+        "--finetune-epochs", type=float, default=28.0, help="with all labels; iterations are kept with fewer"
+    )
+    parser.add_argument("--size", choices=("tiny", "base"), default="tiny")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; the next call goes on")
+    parser.add_argument("--name", default="mim_comparison", help="of the result file")
+    parser.add_argument("--smoke", action="store_true", help="seconds per run: it runs, and learns nothing")
+    args = parser.parse_args()
+    if args.smoke:
+        args.size, args.epochs, args.finetune_epochs = "smoke", [1.0], 1.0
+        args.name += "_smoke"
+    return args
+
+
+def main() -> None:
+    """Run what there is time for, and write what is finished."""
+    args = parse()
+    runs = Runs(time.monotonic() + 60 * args.minutes)
+    records: list[dict[str, Any]] = []
+    is_complete = True
+    # Seeds and folds outermost: an unfinished comparison has all inits of the pairs that are done.
+    for seed, fold, data, variant in itertools.product(args.seeds, args.folds, args.data, variants(args)):
+        try:
+            records.extend(run_one(runs, args, data.resolve(), variant, fold, seed))
+        except OutOfTimeError:
+            is_complete = False
+            break
+    settings = {key: [str(x) for x in value] if key == "data" else value for key, value in vars(args).items()}
+    settings |= {"out": str(args.out), "minutes": None if math.isinf(args.minutes) else args.minutes}
+    write_result(
+        args.name, {"settings": settings, "complete": is_complete, "summary": summarise(records), "runs": records}
+    )
+    print("complete" if is_complete else "the time is over; the same command goes on")
+
+
+if __name__ == "__main__":
+    main()

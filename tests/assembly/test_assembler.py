@@ -1,0 +1,229 @@
+"""The whole second stage: exact properties under hypothesis, hand-made scenes, and what must never happen."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from implant_scenes import CLASSES, LINES, detections, fitted, groups, implant, is_part, make_instances, scene, scenes
+from sklearn.exceptions import NotFittedError
+
+from implantdet.assembly.assembler import METHODS, PartAssembler
+from implantdet.config import add_implantdet_config
+
+SEEDS = st.integers(0, 2**32 - 1)
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def truth(record, keep):
+    found = {}
+    for annotation in filter(keep, record["annotations"]):
+        third = CLASSES[annotation["category_id"]].split(".")[0]
+        third = third if "." in CLASSES[annotation["category_id"]] else "system"
+        found.setdefault(annotation["implant_id"], set()).add((annotation["implant_id"], third))
+    return sorted(sorted(members) for members in found.values())
+
+
+@pytest.mark.parametrize("with_wholes", [False, True])
+def test_clean_scenes_are_grouped_exactly(with_wholes):
+    def keep(annotation):
+        return with_wholes or is_part(annotation)
+
+    for record in scenes(25, seed=11):
+        assert groups(fitted().assemble(detections(record, keep)), record, keep) == truth(record, keep)
+
+
+def test_scenes_with_missing_thirds_are_mostly_grouped_exactly():
+    rng = np.random.default_rng(0)
+    right = total = 0
+    for record in scenes(40, seed=12):
+        lost = {(i, t) for i in range(6) for t in ("coronal", "middle", "apical") if rng.random() < 0.15}
+
+        def keep(annotation, lost=lost):
+            third = CLASSES[annotation["category_id"]].split(".")[0]
+            return is_part(annotation) and (annotation["implant_id"], third) not in lost
+
+        expected = truth(record, keep)
+        found = groups(fitted().assemble(detections(record, keep)), record, keep)
+        right += sum(group in found for group in expected)
+        total += len(expected)
+    assert right > 0.9 * total
+
+
+def test_boxes_of_implants_are_those_annotated():
+    for record in scenes(10, seed=13):
+        wholes = sorted(a["bbox"] for a in record["annotations"] if not is_part(a))
+        found = sorted(implant.box for implant in fitted().assemble(detections(record)))
+        assert np.array(found) == pytest.approx(np.array(wholes), abs=1e-3)
+
+
+def test_the_system_of_the_design_is_ranked_first():
+    for line in LINES:
+        record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 5, 120, line=line)}
+        (found,) = fitted().assemble(detections(record))
+        assert line.title in [c.name for c in found.ranking.lines if c.rank == 1]
+        assert found.ranking.systems[0].name == line.system
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_groups_implants_that_stand_apart(method):
+    annotations = [a for k in range(3) for a in implant(k, (100 + 200 * k, 200), 4, 110)]
+    record = {"width": 700, "height": 400, "annotations": annotations}
+    assert groups(fitted(method).assemble(detections(record)), record, is_part) == truth(record, is_part)
+
+
+def summary(implants, change=lambda box: box):
+    """All that must not change, and boxes and axes under ``change``."""
+    return [
+        (
+            [(p.third, p.inferred, [r[:3] for r in p.readings]) for p in implant.parts],
+            np.round(change(np.array(implant.box)), 6).tolist(),
+            round(implant.score, 9),
+            [(c.name, round(c.probability, 9)) for c in implant.ranking.systems],
+        )
+        for implant in implants
+    ]
+
+
+def disturbed(seed):
+    """Boxes, scores and classes of a scene with noise, misses and false positives; no two numbers are equal."""
+    rng = np.random.default_rng(seed)
+    record = scene(rng)
+    kept = [a for a in record["annotations"] if rng.random() > 0.1]
+    boxes = np.array([a["bbox"] for a in kept]) + rng.normal(0, 0.7, (len(kept), 4))
+    corner = rng.uniform(0, 400, (4, 2))
+    boxes = np.vstack([boxes, np.hstack([corner, corner + rng.uniform(20, 50, (4, 2))])])
+    classes = np.array([a["category_id"] for a in kept] + rng.integers(0, len(CLASSES), 4).tolist())
+    return boxes, rng.uniform(0.3, 1.0, len(boxes)), classes
+
+
+def order(implants):
+    return sorted(implants, key=lambda row: (-row[2], str(row[0]), row[1]))
+
+
+@QUICK
+@given(SEEDS)
+def test_the_order_of_detections_changes_nothing(seed):
+    boxes, scores, classes = disturbed(seed)
+    mixed = np.random.default_rng(seed).permutation(len(boxes))
+    plain = fitted().assemble(make_instances(boxes, scores, classes))
+    again = fitted().assemble(make_instances(boxes[mixed], scores[mixed], classes[mixed]))
+    assert order(summary(plain)) == order(summary(again))
+
+
+@QUICK
+@given(SEEDS, st.floats(-500, 500), st.floats(-500, 500), st.floats(0.2, 8), st.integers(0, 3))
+def test_moving_scaling_and_turning_changes_coordinates_alone(seed, dx, dy, scale, turns):
+    boxes, scores, classes = disturbed(seed)
+
+    def change(box):
+        box = np.asarray(box) * scale + (dx, dy, dx, dy)
+        for _ in range(turns):
+            x0, y0, x1, y1 = box.T
+            box = np.stack([-y1, x0, -y0, x1]).T
+        return box
+
+    plain = fitted().assemble(make_instances(boxes, scores, classes))
+    changed = fitted().assemble(make_instances(change(boxes), scores, classes))
+    expected, found = order(summary(plain, change)), order(summary(changed))
+    assert [(row[0], row[2], row[3]) for row in found] == [(row[0], row[2], row[3]) for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        assert row[1] == pytest.approx(other[1], abs=1e-4 * scale)
+
+
+def check(implants):
+    used = [r.detection for i in implants for p in (*i.observed, *filter(None, (i.whole,))) for r in p.readings]
+    assert len(used) == len(set(used)), "two implants share a detection"
+    for found in implants:
+        axes = [reading.axis for part in found.observed for reading in part.readings]
+        assert len(axes) == len(set(axes)), "two detections of one axis"
+
+
+NUMBERS = st.one_of(
+    st.floats(-50, 700), st.sampled_from([0.0, 10.0, 20.0, 30.0, float("nan"), float("inf"), -float("inf"), 1e30])
+)
+DETECTION = st.tuples(
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.one_of(st.floats(0, 1), st.sampled_from([float("nan"), 2.0, -1.0])),
+    st.integers(0, len(CLASSES) - 1),
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@QUICK
+@given(rows=st.lists(DETECTION, max_size=25), copies=st.integers(1, 3))
+def test_noise_duplicates_and_nonsense_raise_nothing(method, rows, copies):
+    rows = rows * copies
+    implants = fitted(method).assemble(
+        make_instances([r[:4] for r in rows], [r[4] for r in rows], [r[5] for r in rows])
+    )
+    check(implants)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@QUICK
+@given(SEEDS, st.integers(1, 60), st.sampled_from([0, 5, 60, 300]))
+def test_crowds_of_any_density_share_no_part(method, seed, count, extent):
+    """Adversarial layouts: many thirds of one size, on a lattice or on one spot."""
+    rng = np.random.default_rng(seed)
+    corner = np.round(rng.uniform(0, extent, (count, 2)) / 10) * 10
+    boxes = np.hstack([corner, corner + 30])
+    check(fitted(method).assemble(make_instances(boxes, np.ones(count), rng.integers(0, len(CLASSES), count))))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_empty_images_and_single_parts(method):
+    assert fitted(method).assemble(make_instances([], [], [])) == []
+    (only,) = fitted(method).assemble(
+        make_instances(
+            [(0, 0, 30, 30)] * 3,
+            [1, 1, 1],
+            [CLASSES.index(f"middle.{v}") for v in ("body.straight", "thread.square", "body.tapered")],
+        )
+    )
+    assert [part.third for part in only.parts] == ["middle"]
+    assert only.axis is None
+
+
+def test_a_part_that_nothing_explains_is_named():
+    record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 0, 120)}
+    found = detections(record)
+    false = make_instances([(350, 350, 380, 380)], [0.2], [CLASSES.index("apical.apex.cone")])
+    assembly = fitted().explain(type(found).cat([found, false]))
+    assert len(assembly.implants) == 1
+    assert [part.third for part in assembly.unexplained] == ["apical"]
+
+
+def test_nothing_is_assembled_before_fit():
+    with pytest.raises(NotFittedError, match="call `fit` or `load`"):
+        PartAssembler(CLASSES).assemble(make_instances([], [], []))
+    with pytest.raises(ValueError, match=r"ASSEMBLY\.METHOD: found 'magic'"):
+        PartAssembler(CLASSES, method="magic")
+
+
+def test_a_new_product_line_needs_no_new_training(tmp_path):
+    fitted().save(tmp_path / "assembler.json")
+    new = dataclasses.replace(
+        LINES[0], name="New", level="tissue", thread=("square", 1.0, 0.4, 1), apex=("cone", 0.5), hole="round"
+    )
+    record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 0, 120, line=new)}
+    for lines, first in ((LINES, False), ((*LINES, new), True)):
+        assembler = PartAssembler(CLASSES, lines=lines).load(tmp_path / "assembler.json")
+        (found,) = assembler.assemble(detections(record, is_part))
+        assert (found.ranking.lines[0].name == new.title) == first
+
+
+def test_the_config_reaches_the_assembler():
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    plain, by_config = PartAssembler(CLASSES), PartAssembler(cfg, CLASSES)
+    assert {k: v for k, v in vars(by_config).items() if k != "lines"} == {
+        k: v for k, v in vars(plain).items() if k != "lines"
+    }
+    cfg.ASSEMBLY.METHOD = "kmeans"
+    assert PartAssembler(cfg, CLASSES).method == "kmeans"

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from implant_scenes import CLASSES, detections, fitted, implant, is_part, make_instances
+
+from implantdet.assembly.build import outlines
+from implantdet.structures import Part
+from implantdet.taxonomy import THIRDS
+
+
+def third(k, box, score=0.9):
+    return Part(THIRDS[k] if k < 3 else "system", tuple(map(float, box)), score)
+
+
+def built(parts, rows, axis=None, weights=(0.5, 0.5)):
+    state = fitted().state_
+    return outlines(parts, np.array(rows), state.model.aspects, state.regressions, np.array(weights), axis)
+
+
+UPRIGHT = [third(k, (0, 30 * k, 30, 30 * k + 30)) for k in range(3)]
+
+
+def test_a_complete_upright_implant():
+    (found,) = built(UPRIGHT, [[0, 1, 2, -1]])
+    assert found.box == (0, 0, 30, 90)
+    assert found.axis[0] == pytest.approx((15, 0), abs=0.3)
+    assert found.axis[1] == pytest.approx((15, 90), abs=0.3)
+    assert found.width == pytest.approx(30, rel=0.01)
+
+
+def test_axis_ends_and_width_of_a_tilted_implant():
+    record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 30, 120, width=36, taper=0.0)}
+    (found,) = fitted().assemble(detections(record))
+    down = np.array([-np.sin(np.pi / 6), np.cos(np.pi / 6)])
+    assert np.array(found.axis) == pytest.approx(np.array([200 - 60 * down, 200 + 60 * down]), abs=0.5)
+    assert found.width == pytest.approx(36, rel=0.03)
+    assert found.tilt == pytest.approx(30, abs=0.1)
+
+
+def test_a_missing_third_is_inferred_and_marked():
+    (found,) = built(UPRIGHT, [[0, -1, 2, -1]])
+    assert [part.inferred for part in found.parts] == [False, True, False]
+    middle = found.parts[1]
+    assert middle.score == 0
+    assert middle.box == pytest.approx((0, 30, 30, 60), abs=4)
+    assert min(middle.box_std) > 0
+
+
+def test_a_single_third_needs_a_neighbour_for_its_direction():
+    lone = third(1, (100, 25, 130, 55))
+    (alone,) = built([lone], [[-1, 0, -1, -1]])
+    assert (alone.parts, alone.axis, alone.width, alone.box) == ((lone,), None, None, lone.box)
+
+    for flipped in (False, True):
+        neighbours = [third(2 - part if flipped else part, UPRIGHT[part].box) for part in range(3)]
+        rows = [[2, 1, 0, -1] if flipped else [0, 1, 2, -1], [-1, 3, -1, -1]]
+        _, found = built([*neighbours, lone], rows, axis=np.array([0.0, 1.0]))
+        assert [part.inferred for part in found.parts] == [True, False, True]
+        sense = found.axis[1][1] - found.axis[0][1]
+        assert (sense < 0) == flipped
+
+
+def test_whole_implants_move_the_box():
+    whole = third(3, (10, 10, 40, 110))
+    (complete,) = built([*UPRIGHT, whole], [[0, 1, 2, 3]], weights=(1.0, 0.25))
+    assert complete.box == pytest.approx((2.5, 2.5, 32.5, 95))
+    (incomplete,) = built([*UPRIGHT, whole], [[0, -1, 2, 3]], weights=(1.0, 0.25))
+    assert incomplete.box == pytest.approx(whole.box)
+
+
+def test_a_whole_implant_without_thirds():
+    whole = third(3, (10, 10, 40, 110))
+    (found,) = built([whole], [[-1, -1, -1, 0]])
+    assert (found.parts, found.whole, found.box, found.axis) == ((), whole, whole.box, None)
+
+
+def test_no_implants():
+    assert built([], np.empty((0, 4), int)) == []
+
+
+def test_millimetres_follow_the_scale():
+    record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 0, 120)}
+    (found,) = fitted().assemble(detections(record, is_part), mm_per_pixel=0.1)
+    assert found.length_mm == pytest.approx(12, rel=0.02)
+    assert fitted().assemble(make_instances([UPRIGHT[0].box], [1], [CLASSES.index("coronal.level.bone")]))

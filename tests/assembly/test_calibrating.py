@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from implant_scenes import CLASSES, detections, fitted, is_part, make_instances, scenes
+from sklearn.linear_model import LogisticRegression
+
+from implantdet.assembly import calibrating
+from implantdet.assembly.gather import usable
+from implantdet.assembly.known import known_implants
+from implantdet.structures import Implant, Part
+
+MEANINGS = fitted().meanings
+BOX = (0.0, 0.0, 30.0, 90.0)
+
+
+def known(records):
+    return [list(known_implants(record, MEANINGS).values()) for record in records]
+
+
+def test_matching_is_one_to_one_with_the_largest_overlap():
+    truth = [(0, 0, 10, 10), (8, 0, 18, 10)]
+    # The first box overlaps both; alone it would take the first, together the sum decides.
+    assert calibrating.match([(2, 0, 12, 10), (0, 0, 10, 10)], truth, min_iou=0.1) == [(0, 1), (1, 0)]
+    assert calibrating.match([(50, 0, 60, 10), (0, 0, 10, 10)], truth) == [(1, 0)]
+    assert calibrating.match([], truth) == calibrating.match(truth, []) == []
+
+
+def test_score_quantiles_of_right_detections():
+    records = scenes(10, seed=3)
+    score_of = np.linspace(0.2, 1.0, 10)
+    found = [usable(detections(r, is_part, score=s), MEANINGS) for r, s in zip(records, score_of, strict=True)]
+    thresholds, best = calibrating.score_quantiles(
+        zip(found, known(records), strict=True), MEANINGS, quantile=0.5, default=0.05
+    )
+    assert best == pytest.approx(0.6)
+    level = [t for t, name in zip(thresholds, CLASSES, strict=True) if name.startswith("coronal.level")]
+    assert any(0.3 < threshold < 0.9 for threshold in level)
+    assert thresholds[CLASSES.index("Bego")] == 0.05  # no whole implants were detected
+
+
+def test_wrong_detections_set_no_threshold():
+    records = scenes(10, seed=3)
+    away = [make_instances([(600, 0, 640, 40)] * 3, [0.9] * 3, [0, 1, 2]) for _ in records]
+    found = [usable(instances, MEANINGS) for instances in away]
+    thresholds, _ = calibrating.score_quantiles(zip(found, known(records), strict=True), MEANINGS, 0.5, default=0.05)
+    assert set(thresholds) == {0.05}
+
+
+def test_rates_of_misses():
+    records = scenes(20, seed=3)
+    truth = known(records)
+    total = sum(map(len, truth))
+    parts = [[Part("middle", implant.boxes["middle"], 1.0) for implant in image[1:]] for image in truth]
+    rates = calibrating.miss_rates(zip(parts, truth, strict=True), default=0.05)
+    assert rates[1] == pytest.approx(len(records) / total)
+    assert rates[0] == 0.5  # all are missed; bounded
+    none = calibrating.miss_rates([([], [])], default=0.05)
+    assert none.tolist() == [0.05] * 4
+
+
+def test_weights_of_whole_implants_minimise_the_error():
+    rng = np.random.default_rng(0)
+    truth = known(scenes(30, seed=3))
+    pairs = []
+    for target in (implant for image in truth for implant in image):
+        box = np.array(target.box)
+        noisy = (box + rng.normal(0, 1, 4)).tolist()
+        thirds = tuple(Part(k, tuple(noisy), 1.0) for k in ("coronal", "middle", "apical"))
+        whole = Part("system", tuple((box + rng.normal(0, 2, 4)).tolist()), 1.0)
+        pairs.append((Implant(thirds, whole, BOX, 1.0), target))
+    weights = calibrating.whole_weights(pairs, default=0.5)
+    # Inverse variances: 1 / 4 against 1 / 1, each box a noisy copy of the truth.
+    assert weights[1] == pytest.approx(0.2, abs=0.05)
+    assert weights[0] == 0.5
+
+
+def test_implant_scores():
+    parts = [Part("coronal", BOX, 0.9), Part("middle", BOX, 0.6)]
+    features = calibrating.score_features(parts, Part("system", BOX, 0.3))
+    assert features.tolist() == [0.9, 0.6, 0, 0.3]
+    assert calibrating.implant_score(features, None, 4) == pytest.approx(0.45)
+    rng = np.random.default_rng(0)
+    samples = rng.random((200, 4))
+    correct = samples.sum(axis=1) + rng.normal(0, 0.3, 200) > 2
+    coefficients = calibrating.fit_scores(samples, correct)
+    expected = LogisticRegression().fit(samples, correct).predict_proba([features])[0, 1]
+    assert calibrating.implant_score(features, coefficients, 4) == pytest.approx(expected)
+    assert calibrating.fit_scores(samples, np.ones(200, bool)) is None
+
+
+def test_calibration_end_to_end():
+    """A detector that sees whole implants, misses thirds and invents some."""
+    rng = np.random.default_rng(0)
+    records = scenes(40, seed=8)
+
+    def predict(record):
+        found = detections(record, lambda _: rng.random() > 0.1)
+        false = make_instances(rng.uniform([0, 0, 60, 60], [50, 400, 110, 460], (3, 4)), [0.3] * 3, [0, 9, 15])
+        return type(found).cat([found, false])
+
+    predictions = [predict(record) for record in records]
+    assembler = type(fitted())(CLASSES).fit(scenes(60, seed=1)).calibrate(records, predictions)
+    state = assembler.state_
+    assert state.calibration.system_quantile is not None
+    assert state.score_coefficients.shape == (5,)
+    assert (state.miss_rates < 0.3).all()
+    implants = [implant for p in predictions for implant in assembler.assemble(p)]
+    real = [i.score for i in implants if i.whole is not None or len(i.observed) > 1]
+    invented = [i.score for i in implants if i.whole is None and len(i.observed) == 1]
+    assert np.mean(real) > 0.8
+    assert not invented or np.mean(invented) < np.mean(real) - 0.2

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from implant_scenes import fitted
+
+from implantdet.assembly.candidates import PER_PART, Parts, end_to_end, enumerate_candidates, prefer_axis
+
+MISSING = np.array([3.0, 3.0, 3.0, 0.0])
+
+
+def parts(boxes, slots, alone=12.0):
+    return Parts(np.array(boxes, float).reshape(-1, 4), np.array(slots, np.intp), np.full(len(slots), alone))
+
+
+def column(x, y=0.0):
+    """Boxes of an upright implant's thirds."""
+    return [[x, y + 30 * k, x + 30, y + 30 * k + 30] for k in range(3)]
+
+
+def enumerated(layout, missing=MISSING):
+    found = enumerate_candidates(layout, fitted().state_.model, missing)
+    return {tuple(row): cost for row, cost in zip(found.members.tolist(), found.costs, strict=True)}
+
+
+def test_one_implant_gives_singles_pairs_and_the_triple():
+    found = enumerated(parts(column(0), [0, 1, 2]))
+    assert set(found) == {
+        (0, -1, -1, -1),
+        (-1, 1, -1, -1),
+        (-1, -1, 2, -1),
+        (0, 1, -1, -1),
+        (-1, 1, 2, -1),
+        (0, -1, 2, -1),
+        (0, 1, 2, -1),
+    }
+    assert found[0, 1, 2, -1] < found[0, 1, -1, -1] < found[0, -1, -1, -1]
+    assert found[0, -1, -1, -1] - found[0, 1, -1, -1] < 3  # one more third is missing, and a fit that is not perfect
+
+
+def test_thirds_out_of_reach_are_not_joined():
+    boxes = [column(0)[0], column(200)[1], column(0, y=500)[2]]
+    assert set(enumerated(parts(boxes, [0, 1, 2]))) == {(0, -1, -1, -1), (-1, 1, -1, -1), (-1, -1, 2, -1)}
+
+
+def test_candidates_that_cost_more_than_their_parts_alone_are_dropped():
+    assert enumerated(parts(column(0), [0, 1, 2], alone=0.1)) == {}
+
+
+def test_an_empty_image_has_no_candidates():
+    assert enumerated(parts([], [])) == {}
+
+
+def test_whole_implants_attract_their_thirds():
+    whole, away = [0, 0, 30, 90], [200, 0, 230, 90]
+    missing = np.full(4, 3.0)
+    found = enumerated(parts([*column(0), whole, away], [0, 1, 2, 3, 3], alone=14.0), missing)
+    assert found[0, 1, 2, 3] < found[0, 1, 2, -1]
+    assert (0, 1, 2, 4) not in found
+    assert found[-1, -1, -1, 4] == pytest.approx(found[0, -1, -1, -1])  # three slots are missing in both
+
+
+def test_the_number_of_candidates_is_bounded():
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 60, (120, 2))
+    crowd = parts(np.hstack([corner, corner + 30]), rng.integers(0, 3, 120))
+    found = enumerate_candidates(crowd, fitted().state_.model, MISSING)
+    assert len(found.costs) <= PER_PART * 120
+    assert np.bincount(found.members[found.members >= 0]).min() > 0
+
+
+def test_tilted_candidates_are_charged():
+    layout = parts([*column(0), *column(24)], [0, 1, 2, 0, 1, 2])
+    model = fitted().state_.model
+    found = enumerate_candidates(layout, model, MISSING)
+    charged = prefer_axis(found, layout, model, np.array([0.0, 1.0]))
+    extra = dict(zip(map(tuple, found.members.tolist()), charged.costs - found.costs, strict=True))
+    assert extra[0, 1, 2, -1] == pytest.approx(0)
+    assert extra[0, -1, -1, -1] == 0
+    skewed = [cost for row, cost in extra.items() if row[0] == 0 and row[2] == 5]
+    assert skewed
+    assert min(skewed) > 1
+
+
+def test_direction_from_first_to_last_third():
+    layout = parts(column(0), [0, 1, 2])
+    rows = np.array([[0, 1, 2, -1], [-1, 1, 2, -1], [0, -1, 2, -1], [0, 1, -1, -1]])
+    assert end_to_end(rows, layout).tolist() == [[0, 1]] * 4

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from implantdet.assembly.candidates import Parts
+from implantdet.assembly.clustering import k_means, k_means_paper
+
+
+def parts(boxes, slots):
+    alone = np.arange(1.0, len(slots) + 1)
+    return Parts(np.array(boxes, float).reshape(-1, 4), np.array(slots, np.intp), alone)
+
+
+def column(x):
+    return [[x, 30 * k, x + 30, 30 * k + 30] for k in range(3)]
+
+
+def groups(members):
+    return sorted(sorted(part for part in row if part >= 0) for row in members.tolist())
+
+
+TWO = parts([*column(0), *column(300)], [0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize("cluster", [k_means, lambda p: k_means_paper(p, 0.25, 0.25)])
+def test_two_distant_implants(cluster):
+    assert groups(cluster(TWO)) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_literally_as_many_clusters_as_parts_group_nothing():
+    """The paper's k without the thresholds: every part is its own implant."""
+    apart = parts([[x, 0, x + 10, 10] for x in range(0, 120, 20)], [0, 1, 2, 0, 1, 2])
+    assert groups(k_means_paper(apart, 0.0, 1.0)) == [[k] for k in range(6)]
+
+
+def test_clusters_merge_by_overlap():
+    overlapping = parts([[0, 0, 30, 30], [0, 20, 30, 50]], [0, 1])  # a third of each
+    assert groups(k_means_paper(overlapping, 0.0, 0.3)) == [[0, 1]]
+    apart = parts([[0, 0, 30, 30], [0, 40, 30, 70]], [0, 1])  # a gap of a third of a side
+    assert groups(k_means_paper(apart, 0.3, 0.5)) == [[0], [1]]
+    assert groups(k_means_paper(apart, 0.4, 0.5)) == [[0, 1]]
+
+
+def test_never_two_of_one_third():
+    crowd = parts([[0, 0, 30, 30], [0, 2, 30, 32], [0, 30, 30, 60]], [0, 0, 1])
+    assert groups(k_means_paper(crowd, 1.0, 0.1)) == [[1, 2]]  # of the two, that which costs more to leave out
+
+
+@pytest.mark.parametrize("cluster", [k_means, lambda p: k_means_paper(p, 0.25, 0.25)])
+def test_no_parts_one_part_and_parts_on_one_spot(cluster):
+    assert groups(cluster(parts([], []))) == []
+    assert groups(cluster(parts([[0, 0, 9, 9]], [1]))) == [[0]]
+    assert len(cluster(parts([[0, 0, 9, 9]] * 4, [1] * 4))) == 1
+
+
+def test_whole_implants_join_the_cluster_that_they_hold():
+    layout = parts([*column(0), *column(300), [0, 0, 30, 90], [600, 0, 630, 90]], [0, 1, 2, 0, 1, 2, 3, 3])
+    assert groups(k_means(layout)) == [[0, 1, 2, 6], [3, 4, 5], [7]]

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from implant_scenes import fitted, scenes
+
+from implantdet.assembly.completion import _spline, complete
+from implantdet.assembly.geometry import centres, oriented_size, sizes
+from implantdet.assembly.known import known_implants
+from implantdet.assembly.likelihood import PATTERNS, directions
+from implantdet.taxonomy import THIRDS
+
+
+def triples(num_images, seed):
+    meanings = fitted().meanings
+    known = [i for record in scenes(num_images, seed) for i in known_implants(record, meanings).values()]
+    return np.array([[implant.boxes[third] for third in THIRDS] for implant in known])
+
+
+def predict(boxes, pattern, direction):
+    state = fitted().state_
+    return complete(boxes[list(pattern)], pattern, direction, state.model.aspects, state.regressions)
+
+
+def test_the_spline_is_linear_through_two_and_constant_through_one():
+    assert _spline((0, 2), 1) == pytest.approx([0.5, 0.5])
+    assert _spline((0, 1), 2) == pytest.approx([-1, 2])
+    assert _spline((1,), 2) == pytest.approx([1])
+
+
+@pytest.mark.parametrize("pattern", PATTERNS[3:6])
+def test_the_missing_third_of_unseen_implants_lies_where_it_is_predicted(pattern):
+    (missing,) = {0, 1, 2} - set(pattern)
+    boxes = triples(20, seed=5)
+    predicted = [predict(implant, pattern, directions(implant[None])[0])[missing] for implant in boxes]
+    found, std = (np.array(arrays) for arrays in zip(*predicted, strict=True))
+    side = sizes(boxes[:, missing]).mean()
+    error = found - boxes[:, missing]
+    assert np.abs(error).mean() < 0.1 * side
+    # Standard deviations are those of the errors, up to what the jitter of the training adds to them.
+    assert 0.5 * error.std() < std.mean() < 3 * error.std()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS[:3])
+def test_two_thirds_are_predicted_from_one_and_its_direction(pattern):
+    boxes = triples(20, seed=5)
+    u = directions(boxes)
+    for implant, direction in zip(boxes, u, strict=True):
+        found = predict(implant, pattern, direction)
+        assert set(found) == {0, 1, 2} - set(pattern)
+        side = sizes(implant).mean()
+        for missing, (box, _) in found.items():
+            assert np.hypot(*(centres(box) - centres(implant[missing]))) < 0.6 * side
+
+
+def test_predictions_turn_and_scale_with_the_image():
+    implant = triples(3, seed=6)[0]
+    direction = directions(implant[None])[0]
+    box, std = predict(implant, (0, 1), direction)[2]
+    turned = np.stack([-implant[:, 3], implant[:, 0], -implant[:, 1], implant[:, 2]], axis=1) * 2.5
+    box_turned, std_turned = predict(turned, (0, 1), np.array([-direction[1], direction[0]]))[2]
+    assert box_turned == pytest.approx(2.5 * np.array([-box[3], box[0], -box[1], box[2]]))
+    assert std_turned == pytest.approx(2.5 * std[[1, 0, 3, 2]])
+
+
+def test_the_width_of_a_predicted_middle_lies_between_its_neighbours():
+    implant = triples(3, seed=7)[1]
+    direction = directions(implant[None])[0]
+    box, _ = predict(implant, (0, 2), direction)[1]
+    _, widths = oriented_size(sizes(np.array([implant[0], box, implant[2]])), direction, 1.0)
+    assert widths[2] < widths[1] < widths[0]

@@ -1,0 +1,81 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from implantdet.assembly import partition as module
+from implantdet.assembly.candidates import Candidates
+from implantdet.assembly.partition import partition
+
+
+def cheapest(members, costs, alone):
+    """Least total cost of a partition, by trying every subset of candidates."""
+    best = alone.sum()
+    for size in range(1, len(costs) + 1):
+        for chosen in itertools.combinations(range(len(costs)), size):
+            used = [part for row in chosen for part in members[row] if part >= 0]
+            if len(set(used)) == len(used):
+                rest = np.delete(alone, used).sum()
+                best = min(best, costs[list(chosen)].sum() + rest)
+    return best
+
+
+def total(members, costs, alone, chosen):
+    used = [part for row in chosen for part in members[row] if part >= 0]
+    assert len(set(used)) == len(used), "two implants share a part"
+    return costs[chosen].sum() + np.delete(alone, used).sum()
+
+
+def problem(seed, num_parts=7, num_candidates=10):
+    rng = np.random.default_rng(seed)
+    members = np.full((num_candidates, 4), -1)
+    for row in members:
+        size = rng.integers(1, 4)
+        row[:size] = rng.choice(num_parts, size, replace=False)
+    return members, rng.uniform(0, 10, num_candidates), rng.uniform(1, 6, num_parts)
+
+
+@pytest.mark.parametrize("few", [0, 16])  # by the solver, by enumeration
+@pytest.mark.parametrize("seed", range(12))
+def test_no_partition_is_cheaper(monkeypatch, few, seed):
+    monkeypatch.setattr(module, "FEW", few)
+    members, costs, alone = problem(seed)
+    chosen = partition(Candidates(members, costs), alone)
+    assert total(members, costs, alone, chosen) == pytest.approx(cheapest(members, costs, alone))
+
+
+def test_clear_layouts_need_no_solver(monkeypatch):
+    monkeypatch.setattr(module, "milp", None)
+    monkeypatch.setattr(module, "FEW", 0)
+    members = np.array([[0, 1, 2, -1], [0, 1, -1, -1], [3, -1, -1, -1], [2, 3, -1, -1]])
+    chosen = partition(Candidates(members, np.array([1.0, 4.0, 3.0, 9.0])), np.full(4, 12.0))
+    assert chosen.tolist() == [0, 2]
+
+
+def test_parts_may_be_left_unexplained():
+    members = np.array([[0, 1, -1, -1]])
+    assert partition(Candidates(members, np.array([5.0])), np.array([2.0, 2.0, 1.0])).tolist() == []
+    assert partition(Candidates(members, np.array([3.0])), np.array([2.0, 2.0, 1.0])).tolist() == [0]
+
+
+def test_no_candidates():
+    assert partition(Candidates(np.empty((0, 4), int), np.empty(0)), np.array([3.0])).tolist() == []
+
+
+def test_identical_candidates():
+    members = np.array([[0, 1, -1, -1]] * 3 + [[2, -1, -1, -1]] * 2)
+    chosen = partition(Candidates(members, np.ones(5)), np.full(3, 5.0))
+    assert sorted(members[chosen].max(axis=1).tolist()) == [1, 2]
+
+
+def test_the_solver_may_give_up(monkeypatch):
+    """At its limit without an answer, the best candidates first; still disjoint."""
+
+    class GaveUp:
+        x = None
+
+    monkeypatch.setattr(module, "FEW", 0)
+    monkeypatch.setattr(module, "milp", lambda *args, **kwargs: GaveUp)
+    for seed in range(5):
+        members, costs, alone = problem(seed)
+        total(members, costs, alone, partition(Candidates(members, costs), alone))

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from implantdet.assembly.line_table import LineTable, build_table
+from implantdet.assembly.ranking import Calibration, Ranker, conformal_set, readings_of
+from implantdet.phantom.lines import default_lines
+from implantdet.structures import Part, Reading
+from implantdet.taxonomy import SYSTEM, default_taxonomy
+
+RANKER = Ranker(build_table(default_lines(), default_taxonomy(), {}))
+# Two systems of one line each, one axis with two values.
+TOY = LineTable(
+    titles=("a1", "b1"),
+    systems=("a", "b"),
+    values={"middle.body": ("straight", "tapered"), "middle.thread": ("square", "v_shaped"), SYSTEM: ("a", "b")},
+    likelihood={
+        "middle.body": np.array([[0.9, 0.1], [0.3, 0.7]]),
+        "middle.thread": np.array([[0.5, 0.5], [0.5, 0.5]]),
+        SYSTEM: np.array([[0.98, 0.02], [0.02, 0.98]]),
+    },
+    prior=np.array([0.5, 0.5]),
+)
+
+
+def test_bayes_rule_by_hand():
+    ranking = Ranker(TOY).rank({"middle.body": {"straight": 1.0}})
+    assert [c.name for c in ranking.systems] == ["a", "b"]
+    assert ranking.systems[0].probability == pytest.approx(0.9 / 1.2)
+    evidence = ranking.systems[1].evidence
+    assert evidence == (("middle.body", "straight", 1.0, pytest.approx(np.log(0.3 / 0.6))),)
+
+
+def test_an_unsure_reading_counts_less():
+    # A score of 0.6 leaves 0.4 to either value: 0.8 straight, 0.2 tapered.
+    ranking = Ranker(TOY).rank({"middle.body": {"straight": 0.6}})
+    a, b = 0.8 * 0.9 + 0.2 * 0.1, 0.8 * 0.3 + 0.2 * 0.7
+    assert ranking.systems[0].probability == pytest.approx(a / (a + b))
+
+
+def test_missing_axes_say_nothing():
+    nothing = Ranker(TOY).rank({})
+    assert [c.probability for c in nothing.systems] == [0.5, 0.5]
+    assert (nothing.fit, nothing.unknown) == (0.0, False)
+    one = Ranker(TOY).rank({"middle.body": {"straight": 1.0}})
+    both = Ranker(TOY).rank({"middle.body": {"straight": 1.0}, "middle.thread": {"square": 1.0}})
+    assert both.systems[0].probability == pytest.approx(one.systems[0].probability)
+
+
+def test_ties_are_kept():
+    ranking = Ranker(TOY).rank({"middle.thread": {"square": 1.0}})
+    assert [c.rank for c in ranking.systems] == [1, 1]
+    assert [c.rank for c in Ranker(TOY).rank({"middle.body": {"tapered": 1.0}}).systems] == [1, 2]
+
+
+def test_the_design_of_every_line_ranks_its_system_first():
+    for line in default_lines():
+        design = {axis: {value: 0.97} for axis, value in line.attributes(line.lengths[-1]).items()}
+        ranking = RANKER.rank(design)
+        best = [c.name for c in ranking.lines if c.rank == 1]
+        assert line.title in best
+        assert ranking.fit == pytest.approx(0, abs=0.5)
+        assert sum(c.probability for c in ranking.systems) == pytest.approx(1)
+
+
+def test_a_whole_implant_detection_is_fused():
+    tissue = {"coronal.level": {"tissue": 0.97}}
+    alone, fused = RANKER.rank(tissue), RANKER.rank(tissue | {SYSTEM: {"Bego": 0.9}})
+    assert alone.systems[0].name == "ITI"
+    probability = {c.name: c.probability for c in fused.systems}
+    assert probability["Bego"] > {c.name: c.probability for c in alone.systems}["Bego"]
+    assert any(e.axis == SYSTEM and e.weight > 0 for c in fused.systems if c.name == "Bego" for e in c.evidence)
+
+
+def test_temperature_and_confusions():
+    reading = {"middle.body": {"straight": 1.0}}
+    hot = Ranker(TOY, Calibration(temperature=1e6)).rank(reading)
+    assert hot.systems[0].probability == pytest.approx(0.5, abs=1e-4)
+    blind = Ranker(TOY, Calibration(confusions={"middle.body": np.full((2, 2), 0.5)})).rank(reading)
+    assert [c.probability for c in blind.systems] == pytest.approx([0.5, 0.5])
+
+
+def test_designs_that_fit_no_line_are_unknown():
+    ranker = Ranker(RANKER.table, Calibration(min_fit=-6.0))
+    odd = {"coronal.level": {"tissue": 1.0}, "middle.thread": {"plateau": 1.0}, "apical.hole": {"oblong": 1.0}}
+    assert ranker.rank(odd).unknown
+    assert not ranker.rank({"coronal.level": {"tissue": 1.0}}).unknown
+    # A whole-implant detection is not part of the design.
+    assert ranker.rank({SYSTEM: {"Bego": 1.0}}).fit == 0
+
+
+def test_a_new_line_takes_part_at_once():
+    import dataclasses
+
+    design = {"coronal.level": "tissue", "middle.thread": "square", "apical.apex": "cone", "apical.hole": "round"}
+    new = dataclasses.replace(
+        default_lines()[0],
+        name="New",
+        level="tissue",
+        thread=("square", 1.0, 0.4, 1),
+        apex=("cone", 0.5),
+        hole="round",
+    )
+    readings = {axis: {value: 0.95} for axis, value in design.items()}
+    assert RANKER.rank(readings).lines[0].name != "Bego New"
+    with_new = Ranker(build_table([*default_lines(), new], default_taxonomy(), {}))
+    assert with_new.rank(readings).lines[0].name == "Bego New"
+
+
+def test_conformal_sets():
+    names, probabilities = ("a", "b", "c"), np.array([0.7, 0.25, 0.05])
+    assert conformal_set(names, probabilities, None) is None
+    assert conformal_set(names, probabilities, 0.8) == ("a", "b")
+    assert conformal_set(names, probabilities, 0.1) == ()
+
+
+def test_readings_of_parts_share_an_axis_with_their_rivals():
+    def reading(value, score):
+        return Reading("middle.body", value, score, 0)
+
+    box = (0.0, 0.0, 1.0, 1.0)
+    sure = Part("middle", box, 0.6, (reading("straight", 0.6),), (reading("tapered", 0.1),))
+    assert readings_of([sure], None) == {"middle.body": {"straight": 0.6, "tapered": 0.1}}
+    torn = Part("middle", box, 0.9, (reading("straight", 0.9),), (reading("tapered", 0.6), reading("straight", 0.2)))
+    shares = readings_of([torn], None)["middle.body"]
+    assert shares == {"straight": pytest.approx(0.6), "tapered": pytest.approx(0.4)}
+    whole = Part("system", box, 0.8, (Reading("system", "ITI", 0.8, 1),))
+    assert readings_of([], whole) == {"system": {"ITI": 0.8}}

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from implantdet.assembly.line_table import build_table
+from implantdet.assembly.ranking import Calibration, Ranker
+from implantdet.assembly.ranking_calibration import Sample, calibrate, conformal_quantile
+from implantdet.phantom.lines import default_lines
+from implantdet.taxonomy import default_taxonomy
+
+TAXONOMY = default_taxonomy()
+LINES = tuple(line for line in default_lines() if line.system != "other")
+TABLE = build_table(LINES, TAXONOMY, {})
+
+
+def samples(count, error, seed=0, lines=LINES):
+    """Implants whose axes are read wrong with probability ``error`` and are missing with probability 0.4."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        line = lines[rng.integers(len(lines))]
+        values = {a: v for a, v in line.attributes(line.lengths[-1]).items() if rng.random() > 0.4}
+        readings = {}
+        for axis in TAXONOMY.axes:
+            if axis.key in values:
+                wrong = rng.random() < error
+                value = rng.choice(axis.values) if wrong else values[axis.key]
+                readings[axis.key] = {str(value): float(rng.uniform(0.9, 1.0))}
+        found.append(Sample(readings, values, line.system, line.title))
+    return found
+
+
+def test_the_quantile_of_split_conformal_prediction():
+    scores = np.arange(1, 20) / 20  # 19 scores: ⌈20 · 0.9⌉ = 18
+    assert conformal_quantile(scores, 0.9) == 0.9
+    assert conformal_quantile(scores[::-1], 0.9) == 0.9
+    assert conformal_quantile(scores[:8], 0.9) is None  # nine would be the first to bound 90 %
+
+
+def test_no_samples_change_nothing():
+    assert calibrate([], TABLE, 0.9) == Calibration()
+
+
+def test_conformal_sets_cover_unseen_implants():
+    calibration = calibrate(samples(800, 0.2, seed=1), TABLE, 0.9)
+    ranker = Ranker(TABLE, calibration)
+    unseen = samples(800, 0.2, seed=2)
+    rankings = [ranker.rank(sample.readings) for sample in unseen]
+    lines = np.mean([s.line in r.line_set for s, r in zip(unseen, rankings, strict=True)])
+    systems = np.mean([s.system in r.system_set for s, r in zip(unseen, rankings, strict=True)])
+    assert systems > 0.85
+    assert 0.85 < lines < 0.95
+    assert np.mean([len(r.system_set) for r in rankings]) < len(TAXONOMY.systems) / 2
+
+
+def test_overconfidence_is_cooled():
+    honest = calibrate(samples(400, 0.02), TABLE, 0.9)
+    # The same readings, read wrong far more often than the table thinks, and always the same way.
+    blind = [s._replace(system=LINES[i % len(LINES)].system, line=None) for i, s in enumerate(samples(400, 0.02))]
+    assert calibrate(blind, TABLE, 0.9).temperature > 2 * honest.temperature
+
+
+def test_confusions_are_counted():
+    calibration = calibrate(samples(400, 0.5), TABLE, 0.9)
+    matrix = calibration.confusions["middle.thread"]
+    assert matrix.sum(axis=1) == pytest.approx(1)
+    names = TABLE.values["middle.thread"]
+    right = np.diag(matrix)[[names.index("v_shaped"), names.index("plateau")]]
+    assert right == pytest.approx([0.6, 0.6], abs=0.15)  # half are random, of which a fifth happen to be right
+    assert matrix[names.index("square")].tolist() == [0, 1, 0, 0, 0]  # never seen: read right
+
+
+def test_lines_without_labels_get_no_set():
+    unlabelled = [sample._replace(line=None) for sample in samples(100, 0.1)]
+    calibration = calibrate(unlabelled, TABLE, 0.9)
+    assert calibration.line_quantile is None
+    assert calibration.system_quantile is not None
+
+
+def test_unseen_systems_fit_worse():
+    calibration = calibrate(samples(300, 0.02, seed=3), TABLE, 0.9)
+    ranker = Ranker(TABLE, calibration)
+    others = tuple(line for line in default_lines() if line.system == "other")
+    flagged = [
+        np.mean([ranker.rank(sample.readings).unknown for sample in samples(300, 0.02, seed=4, lines=lines)])
+        for lines in (LINES, others)
+    ]
+    assert flagged[0] < 0.1
+    assert flagged[1] > 2 * flagged[0]
