@@ -41,7 +41,6 @@ PANORAMIC = (1440, 2944)  # height and width in pixels
 PANORAMIC_SETTINGS = {
     "forward, windows": {"window_size": WINDOW_SIZE},
     "forward, all blocks global": {},
-    "forward + backward, windows": {"window_size": WINDOW_SIZE, "train": True},
     "forward + backward, windows, checkpointing": {"window_size": WINDOW_SIZE, "train": True, "checkpointing": True},
 }
 
