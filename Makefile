@@ -6,7 +6,7 @@ LOCKS := requirements/base.txt requirements/test.txt requirements/detectron2.txt
 
 .PHONY: test lint demo lock clean
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto  # one thread each: the processes share the cores
 
 # Radiographs, a trained detector, its AP on patients that it has never seen, and pictures: everything lands in demo/.
 DEMO := DATASETS.TEST "('demo_test',)" OUTPUT_DIR demo/test MODEL.WEIGHTS demo/run/model_final.pth

@@ -217,6 +217,7 @@ class PartAssembler:
     def _arrays(self, parts: Sequence[Part]) -> Parts:
         slots = np.array([SLOTS.index(part.third) for part in parts], np.intp)
         votes = np.array([sum(reading.score for reading in part.readings) for part in parts])
+        votes[slots == WHOLE] = 1.0  # a whole implant stays one, however low its score
         alone = self.false_cost * votes / self._fitted().readings_per_part[slots]
         return Parts(np.array([part.box for part in parts]).reshape(-1, 4), slots, alone)
 

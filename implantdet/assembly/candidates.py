@@ -72,7 +72,8 @@ def enumerate_candidates(parts: Parts, model: ImplantModel, missing: Array) -> C
     members[:, WHOLE] = wholes
     inside = _inside_wholes(loose, wholes, parts, model, missing[WHOLE])
     members = np.concatenate([loose.members, inside.members, members])
-    costs = np.concatenate([loose.costs, inside.costs, np.full(len(wholes), NEW + missing[:WHOLE].sum())])
+    # Where an implant is too small or covered to show its thirds, all three are missing together.
+    costs = np.concatenate([loose.costs, inside.costs, np.full(len(wholes), NEW)])
     return _prune(Candidates(members, costs), parts.alone)
 
 

@@ -97,18 +97,16 @@ def load_state(path: str | Path, thing_classes: Sequence[str]) -> AssemblerState
 
 
 def _parse(content: dict[str, Any]) -> AssemblerState:
-    pairs, triple, wholes = (
-        StudentT(*(np.array(array, float) for array in content[key])) for key in ("pairs", "triple", "wholes")
-    )
-    model = ImplantModel(np.array(content["aspects"], float), pairs, triple, wholes, float(content["tilt_std"]))
+    pairs, triple, wholes = (StudentT(*map(_array, content[key])) for key in ("pairs", "triple", "wholes"))
+    model = ImplantModel(_array(content["aspects"]), pairs, triple, wholes, float(content["tilt_std"]))
     regressions = {
-        (tuple(p), missing): ThirdRegression(np.array(c, float), np.array(i, float), np.array(s, float))
+        (tuple(p), missing): ThirdRegression(_array(c), _array(i), _array(s))
         for p, missing, c, i, s in content["regressions"]
     }
     coefficients = content["score_coefficients"]
     calibration = Calibration(
         float(content["temperature"]),
-        {axis: np.array(matrix, float) for axis, matrix in content["confusions"].items()},
+        {axis: _array(matrix) for axis, matrix in content["confusions"].items()},
         content["system_quantile"],
         content["line_quantile"],
         -np.inf if content["min_fit"] is None else float(content["min_fit"]),
@@ -116,16 +114,23 @@ def _parse(content: dict[str, Any]) -> AssemblerState:
     return AssemblerState(
         model,
         regressions,
-        np.array(content["readings_per_part"], float),
+        _array(content["readings_per_part"]),
         content["examples"],
-        np.array(content["miss_rates"], float),
-        np.array(content["min_scores"], float),
+        _array(content["miss_rates"]),
+        _array(content["min_scores"]),
         float(content["typical_best"]),
-        np.array(content["whole_weights"], float),
-        None if coefficients is None else np.array(coefficients, float),
+        _array(content["whole_weights"]),
+        None if coefficients is None else _array(coefficients),
         calibration,
     )
 
 
 def _distributions(model: ImplantModel) -> dict[str, StudentT]:
     return {"pairs": model.pairs, "triple": model.triple, "wholes": model.wholes}
+
+
+def _array(values: Any) -> Array:
+    array = np.array(values, float)
+    if not np.isfinite(array).all():
+        raise ValueError(f"expected finite numbers; found {values!r}")
+    return array

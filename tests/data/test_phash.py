@@ -35,8 +35,7 @@ def salt_and_pepper(image):
 CONTRASTS = {
     "same": lambda image: image,
     "gamma 0.4": lambda image: (255 * (image / 255) ** 0.4).astype(np.uint8),
-    "gamma 6": lambda image: (255 * (image / 255) ** 6).astype(np.uint8),
-    "gamma 2.5": lambda image: (255 * (image / 255) ** 2.5).astype(np.uint8),
+    "gamma 3": lambda image: (255 * (image / 255) ** 3).astype(np.uint8),
     "equalised": cv2.equalizeHist,
     "local": lambda image: cv2.createCLAHE(4, (8, 8)).apply(image),
     "negative": lambda image: 255 - image,
@@ -51,10 +50,10 @@ CONTRASTS = {
 @pytest.mark.parametrize("turn", range(8))
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_copies_are_found_and_nothing_else(turn, contrast):
-    images = [jaw(seed) for seed in range(6)]
+    images = [jaw(seed) for seed in range(5)]
     copy = CONTRASTS[contrast](SYMMETRIES[turn](images[4]))
     pairs = same_pictures(np.stack([picture_hash(image) for image in [*images, copy]]))
-    assert [pair[:2] for pair in pairs] == [(4, 6)]
+    assert [pair[:2] for pair in pairs] == [(4, 5)]
     assert 0.6 <= pairs[0][2] <= 1
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from implantdet.config import add_implantdet_config
 from implantdet.modeling.masked_image_model import MaskedImageModel, restore
@@ -44,13 +43,14 @@ def gradients(model):
 
 def reference_mae(model, norm_pix_loss, in_chans):
     """The same network in transformers, with the weights of ``model``."""
-    config = ViTMAEConfig(
+    transformers = pytest.importorskip("transformers")  # an extra: it is large, and only this reference needs it
+    config = transformers.ViTMAEConfig(
         **{"image_size": 64, "num_channels": in_chans, "hidden_size": 64, "num_hidden_layers": 6},
         **{"num_attention_heads": 2, "intermediate_size": 192, "decoder_hidden_size": 32, "layer_norm_eps": 1e-6},
         **{"decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 4, "decoder_intermediate_size": 128},
         **{"norm_pix_loss": norm_pix_loss, "mask_ratio": 0.75},
     )
-    reference = ViTMAEForPreTraining(config)
+    reference = transformers.ViTMAEForPreTraining(config)
     state = {their_name(name): value for name, value in split_qkv(model.state_dict()).items()}
     # transformers leaves the decoder's fixed positions at zero in a model that is not loaded from the hub.
     state["decoder.decoder_pos_embed"] = mae_positions(*GRID, 32)
