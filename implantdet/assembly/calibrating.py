@@ -17,7 +17,7 @@ from implantdet.assembly.known import KnownImplant
 from implantdet.assembly.ranking import readings_of
 from implantdet.assembly.ranking_calibration import Sample
 from implantdet.structures import SLOTS, Assembly, Box, Implant, Part
-from implantdet.taxonomy import THIRDS
+from implantdet.taxonomy import SYSTEM, THIRDS
 
 MATCH_IOU = 0.5
 RATES = (0.01, 0.5)  # no slot is taken to be missed less or more often
@@ -45,7 +45,8 @@ def score_quantiles(
         images: detections and known implants of every image.
         classes: meaning of every class.
         quantile: in [0, 1].
-        default: for categories with fewer than ``EXAMPLES`` found parts.
+        default: for categories with fewer than ``EXAMPLES`` found parts, and for whole implants: a weak one still
+            becomes an implant, with a score that says so.
     """
     scores: list[list[float]] = [[] for _ in classes]
     best = []
@@ -54,20 +55,15 @@ def score_quantiles(
             best.append(float(detections.scores.max()))
         for index, meaning in enumerate(classes):
             mine = detections.classes == index
-            if meaning is None or not mine.any():
+            if meaning is None or meaning.slot == SYSTEM or not mine.any():
                 continue
-            truth = [i.boxes[meaning.slot] for i in known if says(i, meaning) and meaning.slot in i.boxes]
+            truth = [i.boxes[meaning.slot] for i in known if i.values.get(meaning.axis) == meaning.value]
             if truth:
                 overlap = box_iou(torch.from_numpy(detections.boxes[mine]), torch.tensor(truth, dtype=torch.float64))
                 hits = np.where(overlap.numpy() >= MATCH_IOU, detections.scores[mine][:, None], 0).max(axis=0)
                 scores[index] += hits[hits > 0].tolist()
     thresholds = [float(np.quantile(s, quantile)) if len(s) >= EXAMPLES else default for s in scores]
     return np.array(thresholds), float(np.median(best)) if best else 1.0
-
-
-def says(implant: KnownImplant, meaning: Meaning) -> bool:
-    """Whether an annotation of the implant has this meaning."""
-    return meaning.value == (implant.system if meaning.slot == SLOTS[-1] else implant.values.get(meaning.axis))
 
 
 def miss_rates(images: Iterable[tuple[Sequence[Part], Sequence[KnownImplant]]], default: float) -> Array:

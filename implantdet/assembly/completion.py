@@ -3,7 +3,7 @@
 A third is predicted in the frame of its implant: the origin at the nearest third that is there, the unit the mean
 length of those that are, the axis from coronal to apical. A ridge regression gives position and length; the width
 follows a spline through the known widths, which the regression corrects (paper section 3.1: predictive models and
-spline interpolation). The standard deviations are those of the residuals.
+spline interpolation). The standard deviations are those of the edges of known boxes about the predicted ones.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy as np
 from scipy.interpolate import make_interp_spline
+from scipy.optimize import nnls
 from sklearn.linear_model import Ridge
 
 from implantdet.assembly.geometry import Array, centres, enclosing_size, oriented_size, sizes
@@ -30,7 +31,7 @@ class ThirdRegression:
     Attributes:
         coefficients: [4, D].
         intercept: [4].
-        std: [4] of the residuals.
+        std: [2] of the edges of the box that run across the axis and along it, in units.
     """
 
     coefficients: Array
@@ -38,10 +39,19 @@ class ThirdRegression:
     std: Array
 
     @classmethod
-    def fit(cls, features: Array, targets: Array) -> ThirdRegression:
-        """From [K, D] features and [K, 4] targets."""
-        ridge = Ridge(ALPHA).fit(features, targets)
-        return cls(ridge.coef_, ridge.intercept_, (targets - ridge.predict(features)).std(axis=0))
+    def fit(cls, frame: Frame, boxes: Array, aspect: float) -> ThirdRegression:
+        """From K frames, the [K, 4] boxes of the missing third in them and its usual width / length."""
+        targets, usable = frame.describe(boxes, aspect), np.isfinite(frame.features).all(axis=1)
+        ridge = Ridge(ALPHA).fit(frame.features[usable], targets[usable])
+        error = (frame.place(ridge.predict(np.nan_to_num(frame.features))) - boxes) / frame.unit[:, None]
+        # Position and length err together, so the edges' variances are measured and not summed from theirs. An edge
+        # of a tilted box has its share of both: least squares tell them apart.
+        share = frame.direction[usable] ** 2
+        variance, _ = nnls(
+            np.stack([share.ravel(), 1 - share.ravel()], axis=1),
+            (error[usable, :2] ** 2 + error[usable, 2:] ** 2).ravel() / 2,
+        )
+        return cls(ridge.coef_, ridge.intercept_, np.sqrt(variance))
 
 
 @dataclass(frozen=True)
@@ -71,18 +81,19 @@ class Frame:
         along, across = offset[:, 0] * x + offset[:, 1] * y, offset[:, 1] * x - offset[:, 0] * y
         return np.stack([along, across, np.log(length / self.unit), np.log(width / self.width)], axis=1)
 
-    def place(self, targets: Array, std: Array) -> tuple[Array, Array]:
-        """[K, 4] boxes and the standard deviations of their coordinates; undoes ``describe``."""
+    def place(self, targets: Array) -> Array:
+        """[K, 4] boxes; undoes ``describe``."""
         normal = np.stack([-self.direction[:, 1], self.direction[:, 0]], axis=1)
-        offset = targets[:, :1] * self.direction + targets[:, 1:2] * normal
-        centre = self.origin + offset * self.unit[:, None]
+        centre = self.origin + (targets[:, :1] * self.direction + targets[:, 1:2] * normal) * self.unit[:, None]
         length, width = np.exp(targets[:, 2]) * self.unit, np.exp(targets[:, 3]) * self.width
         half = enclosing_size(length, width, self.direction) / 2
-        shift = np.hypot(std[0] * self.direction, std[1] * normal) * self.unit[:, None]
-        size = np.abs(self.direction)
-        stretch = np.hypot((length * std[2])[:, None] * size, (width * std[3])[:, None] * size[:, ::-1]) / 2
-        spread = np.hypot(shift, stretch)
-        return np.hstack([centre - half, centre + half]), np.hstack([spread, spread])
+        return np.hstack([centre - half, centre + half])
+
+    def spread(self, std: Array) -> Array:
+        """[K, 4] standard deviations of the boxes' coordinates, in pixels."""
+        share = self.direction**2
+        edges = np.sqrt(share * std[0] ** 2 + (1 - share) * std[1] ** 2) * self.unit[:, None]
+        return np.hstack([edges, edges])
 
 
 @cache
@@ -104,9 +115,7 @@ def fit_regressions(triples: Array, directions: Array, aspects: Array) -> dict[t
     for pattern in PATTERNS[:-1]:
         for missing in sorted({0, 1, 2} - set(pattern)):
             frame = Frame.of(triples[:, pattern], pattern, missing, directions, aspects)
-            targets = frame.describe(triples[:, missing], aspects[missing])
-            usable = np.isfinite(frame.features).all(axis=1)
-            regressions[pattern, missing] = ThirdRegression.fit(frame.features[usable], targets[usable])
+            regressions[pattern, missing] = ThirdRegression.fit(frame, triples[:, missing], aspects[missing])
     return regressions
 
 
@@ -131,6 +140,5 @@ def complete(
         frame = Frame.of(boxes[None], pattern, missing, direction[None], aspects)
         model = regressions[pattern, missing]
         targets = np.nan_to_num(frame.features) @ model.coefficients.T + model.intercept
-        box, std = frame.place(targets, model.std)
-        found[missing] = box[0], std[0]
+        found[missing] = frame.place(targets)[0], frame.spread(model.std)[0]
     return found

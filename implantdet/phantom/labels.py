@@ -124,7 +124,11 @@ def outline(mask: Array, left: int, top: int) -> dict[str, Any]:
     contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     polygons = []
     for contour in contours:
-        simple = cv2.approxPolyDP(contour, 4 * POLYGON_ERROR, closed=True)
-        polygon = simple if len(simple) > 2 else contour
-        polygons.append(((polygon[:, 0] + 0.5) / 4 + box[:2]).round(1).ravel().tolist())
+        points = contour[:, 0]
+        simple = cv2.approxPolyDP(contour, 4 * POLYGON_ERROR, closed=True)[:, 0]
+        kept = np.flatnonzero((points[:, None] == simple).all(axis=2).any(axis=1))
+        # The outermost points stay in any case: they are what the box is tight on.
+        kept = np.union1d(kept, [*points.argmin(axis=0), *points.argmax(axis=0)])
+        polygon = points[kept] if len(kept) > 2 else points
+        polygons.append(((polygon + 0.5) / 4 + box[:2]).round(1).ravel().tolist())
     return {"bbox": box, "area": int(mask.sum()), "segmentation": polygons}

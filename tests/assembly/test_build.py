@@ -77,7 +77,6 @@ def test_no_implants():
     assert built([], np.empty((0, 4), int)) == []
 
 
-@pytest.mark.xfail(reason="the assembly is not finished", strict=False)
 def test_millimetres_follow_the_scale():
     record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 0, 120)}
     (found,) = fitted().assemble(detections(record, is_part), mm_per_pixel=0.1)

@@ -42,7 +42,6 @@ def test_before_calibration_nothing_is_unknown(tmp_path):
         ({"aspects": None}, "damaged"),
     ],
 )
-@pytest.mark.xfail(reason="the assembly is not finished", strict=False)
 def test_foreign_and_damaged_files_are_refused(tmp_path, change, message):
     path = tmp_path / "assembler.json"
     fitted().save(path)
