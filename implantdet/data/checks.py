@@ -5,7 +5,7 @@ Importers and :func:`implantdet.data.idd.load_idd` use the same ones, so what is
 
 from __future__ import annotations
 
-import math
+import sys
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -27,14 +27,14 @@ def escapes(name: str) -> str | None:
 
 
 def is_number(value: object) -> bool:
-    """True for a finite int or float."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """True for an int or float that is finite as a float: JSON holds whole numbers that are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def image_fault(image: dict[str, Any]) -> str | None:
     """Why an image record breaks the format: size, or an optional field of the wrong kind."""
     for key in ("width", "height"):
-        if not isinstance(image.get(key), int) or isinstance(image[key], bool) or image[key] < 1:
+        if not isinstance(image.get(key), int) or not is_number(image[key]) or image[key] < 1:
             return f"'{key}' must be a whole number of pixels, 1 or more; found {image.get(key)!r}"
     for key in ("patient_id", "source_id", "split"):
         if key in image and not (isinstance(image[key], str) and image[key]):
@@ -84,15 +84,15 @@ def box_fault(bbox: object, frame: tuple[int, int], overhang: float) -> str | No
         overhang: pixels by which the box may stand out of the frame.
     """
     if not isinstance(bbox, (list, tuple)) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
-        return f"'bbox' must be four finite numbers [x, y, w, h]; found {bbox!r}"
+        return f"'bbox' must be four finite numbers [x, y, w, h]; found {shortened(bbox)}"
     x, y, w, h = bbox
     if w <= 0 or h <= 0:
-        return f"box without area: {_short(bbox)}"
+        return f"box without area: {shortened(bbox)}"
     width, height = frame
     if min(x, y) < -overhang or x + w > width + overhang or y + h > height + overhang:
-        return f"box outside the frame of {width}×{height}: {_short(bbox)}"
+        return f"box outside the frame of {width}×{height}: {shortened(bbox)}"
     if min(x + w, y + h) <= 0 or x >= width or y >= height:
-        return f"box without area inside the frame of {width}×{height}: {_short(bbox)}"
+        return f"box without area inside the frame of {width}×{height}: {shortened(bbox)}"
     return None
 
 
@@ -108,15 +108,15 @@ def segmentation_fault(segmentation: object, frame: tuple[int, int], overhang: f
             return f"mask cannot be decoded: {error!r}"
         return None if area > 0 else "mask without area"
     if not isinstance(segmentation, list) or not segmentation:
-        return f"'segmentation' must be polygons or a run-length code; found {_short(segmentation)}"
+        return f"'segmentation' must be polygons or a run-length code; found {shortened(segmentation)}"
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(is_number, polygon)):
-            return f"a polygon must be 3 or more pairs of finite numbers; found {_short(polygon)}"
+            return f"a polygon must be 3 or more pairs of finite numbers; found {shortened(polygon)}"
         low, high = np.reshape(polygon, (-1, 2)).min(0), np.reshape(polygon, (-1, 2)).max(0)
         if (low < -overhang).any() or (high > np.add(frame, overhang)).any():
             return f"polygon outside the frame of {width}×{height}: from {low.tolist()} to {high.tolist()}"
         if (high <= low).any():
-            return f"polygon without area: {_short(polygon)}"
+            return f"polygon without area: {shortened(polygon)}"
     return None
 
 
@@ -132,7 +132,7 @@ def mask_area(segmentation: list[list[float]] | dict[str, Any], frame: tuple[int
     counts = segmentation["counts"]
     counts = np.asarray(counts if isinstance(counts, list) else run_lengths(counts))
     # pycocotools trusts the lengths: where they fall short, its mask is whatever the memory held.
-    if counts.dtype.kind not in "iu" or (counts < 0).any() or counts.sum() != width * height:
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any() or counts.sum() != width * height:
         raise ValueError(f"run lengths must be whole numbers that add up to {width * height}")
     return float(counts[1::2].sum())
 
@@ -166,6 +166,7 @@ def _shoelace(points: np.ndarray) -> float:
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 
-def _short(value: object) -> str:
+def shortened(value: object) -> str:
+    """``repr(value)``, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…"

@@ -61,11 +61,14 @@ def _names(pairs: list[str], path: Path | None) -> dict[str, str]:
     if path is not None:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that no calendar has
             raise DataError(f"map file '{path}': {error}") from error
         if not isinstance(content, dict):
             raise DataError(f"map file '{path}': expected lines `old: new`; found {content!r}")
-        names.update((str(old), str(new)) for old, new in content.items())
+        for old, new in content.items():
+            if not isinstance(new, str) or not new:
+                raise DataError(f"map file '{path}': the new name of {old!r} must be a text; found {new!r}")
+            names[str(old)] = new
     for pair in pairs:
         old, equals, new = pair.partition("=")
         if not (old and equals and new):

@@ -16,6 +16,7 @@ from implantdet.data.checks import (
     ROUNDING,
     annotation_fault,
     box_fault,
+    escapes,
     image_fault,
     is_number,
     mask_area,
@@ -54,7 +55,7 @@ def convert(source: Source) -> Converted:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     converted = Converted({"images": images, "annotations": annotations, "categories": categories})
-    implants: dict[tuple[str, Any], int] = {}
+    implants: dict[tuple[PurePosixPath, Any], int] = {}
     taken: dict[str, PurePosixPath] = {}
     for image in tqdm(source.images, desc="checking images", unit="image", disable=None):
         record = _image_record(image, len(images) + 1)
@@ -62,7 +63,7 @@ def convert(source: Source) -> Converted:
         fault = image.fault
         if fault is None and key in taken:
             fault = f"duplicate image: {taken[key]} has the same name"
-        fault = fault or _read_size(source, image, record)
+        fault = fault or escapes(record["file_name"]) or _read_size(source, image, record)
         if fault:
             lost = f"; its {len(image.objects)} annotation(s) go with it" if image.objects else ""
             source.problems.append(Problem(image.file, image.record, fault + lost))
@@ -78,7 +79,7 @@ def convert(source: Source) -> Converted:
                 continue
             ids = {"id": len(annotations) + 1, "image_id": record["id"], "category_id": category_ids[item.label]}
             if item.group is not None:
-                ids["implant_id"] = implants.setdefault((image.file, item.group), len(implants) + 1)
+                ids["implant_id"] = implants.setdefault((image.path, item.group), len(implants) + 1)
             annotations.append({**ids, **annotation})
             converted.clipped += clipped
     return converted
@@ -101,7 +102,7 @@ def _read_size(source: Source, image: SourceImage, record: dict[str, Any]) -> st
     except DataError as error:
         return str(error).replace(f"{source.root}/", "")
     if image.size is not None and image.size != (width, height):
-        return f"image {image.path} is {width}×{height}, its record says {image.size[0]}×{image.size[1]}"
+        return f"image {image.path} is {width}×{height}, its record says {image.size[0]!r}×{image.size[1]!r}"
     record["width"], record["height"] = width, height
     return image_fault(record)
 

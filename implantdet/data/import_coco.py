@@ -25,7 +25,7 @@ def read_coco(src: Path) -> Source:
     files = [PurePosixPath(src.name)] if src.is_file() else [path for path in index.files if path.suffix == ".json"]
     for file in files:
         try:
-            content = read_json(root / file)
+            content = read_json(index.inside(file))
         except DataError as error:
             source.problems.append(Problem(str(file), "", str(error)))
             continue

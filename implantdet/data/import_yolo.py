@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from implantdet.data.checks import shortened
 from implantdet.data.problems import DataError, Problem
 from implantdet.data.source import FileIndex, Source, SourceImage, SourceObject, split_of
 
@@ -90,8 +91,8 @@ def _read_label(source: Source, image: SourceImage, names: list[str]) -> None:
 
 def _parse(fields: list[str], names: list[str]) -> str | tuple[str, list[float] | None, list[list[float]] | None]:
     """(class name, box, polygons) of one line, or what is wrong with it."""
-    if not re.fullmatch(r"\d+", fields[0]) or int(fields[0]) >= len(names):
-        return f"unknown class: {fields[0]!r}; there are the classes 0 to {len(names) - 1}"
+    if not re.fullmatch(r"\d{1,9}", fields[0]) or int(fields[0]) >= len(names):
+        return f"unknown class: {shortened(fields[0])}; there are the classes 0 to {len(names) - 1}"
     try:
         values = [float(field) for field in fields[1:]]
     except ValueError as error:
@@ -108,12 +109,15 @@ def _parse(fields: list[str], names: list[str]) -> str | tuple[str, list[float] 
 def _class_names(index: FileIndex) -> list[str]:
     for path in index.files:
         if path.suffix in (".yaml", ".yml"):
-            names = _yaml_names(index.root / path)
+            names = _yaml_names(index.inside(path))
             if names is not None:
                 return names
     for path in index.files:
         if path.name in _NAME_LISTS:
-            lines = (index.root / path).read_text(encoding="utf-8-sig").splitlines()
+            try:
+                lines = index.inside(path).read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{index.root / path}: class names must be UTF-8 text: {error}") from error
             return _checked([line.strip() for line in lines if line.strip()], path)
     raise DataError(f"{index.root}: no class names; expected data.yaml with 'names', or classes.txt with one per line")
 
@@ -121,12 +125,12 @@ def _class_names(index: FileIndex) -> list[str]:
 def _yaml_names(path: Path) -> list[str] | None:
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that no calendar has
         raise DataError(f"{path}: not a YAML file: {error}") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):  # {0: first, 1: second}
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"{path}: 'names' must number the classes from 0 on; found {sorted(names)}")
+        if set(names) != set(range(len(names))):
+            raise DataError(f"{path}: 'names' must number the classes from 0 on; found {list(names)}")
         names = [names[number] for number in range(len(names))]
     if names is None:
         return None

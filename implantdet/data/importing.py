@@ -90,7 +90,8 @@ def import_dataset(
             problems,
         )
     if not converted.paths:
-        raise DataError(f"{src}: no usable image of format '{source_format}'", problems)
+        notes = [Problem("note", "", note) for note in source.notes]
+        raise DataError(f"{src}: no usable image of format '{source_format}'", [*problems, *notes])
     _write(out, source, converted)
     images, annotations = len(converted.paths), len(converted.content["annotations"])
     return ImportReport(
@@ -144,6 +145,8 @@ def _write(out: Path, source: Source, converted: Converted) -> None:
     """Fill a temporary folder beside ``out`` and rename it when it is whole."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
+        # In containers every process has the same number: what one that was killed left must not get in.
+        shutil.rmtree(temporary, ignore_errors=True)
         pairs = zip(converted.paths, converted.content["images"], strict=True)
         for path, image in tqdm(pairs, desc="copying images", unit="image", total=len(converted.paths), disable=None):
             target = temporary / IMAGES / image["file_name"]

@@ -15,14 +15,15 @@ def apply_patients(source: Source, path: Path) -> None:
     """Give every image of ``source`` the patient that ``path`` names.
 
     ``file_name`` is the image's path in the source, its bare name, or the name (with or without suffix) of the
-    image that Roboflow copied. An image without a patient gets a fault; a line without an image, a note.
+    image that Roboflow copied. An image without a patient or with several gets a fault; a line without an
+    image, a note.
 
     Raises:
         DataError: the file is missing, or lacks a column.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)  # a quote that is never closed is an error
             rows = list(reader)
             columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -45,6 +46,9 @@ def apply_patients(source: Source, path: Path) -> None:
         used.update(found)
         if found:
             image.fields["patient_id"] = patients[found[0]]
+            if len({patients[key] for key in found}) > 1:
+                named = ", ".join(f"{key!r} is {patients[key]!r}" for key in found)
+                image.fault = image.fault or f"{path.name} names several patients: {named}"
         elif image.fault is None:
             image.fault = f"no patient: {path.name} has no line for {image.path}"
     if len(used) < len(patients):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections import defaultdict
@@ -11,7 +12,7 @@ from typing import Any
 
 from implantdet.data.checks import escapes
 from implantdet.data.images import SUFFIXES
-from implantdet.data.problems import Problem
+from implantdet.data.problems import DataError, Problem
 
 SPLITS = ("train", "valid", "val", "test")
 # Roboflow renames NAME.jpg to NAME_jpg.rf.<hash>.jpg, once per copy that it makes of the image.
@@ -28,7 +29,7 @@ class SourceObject:
         bbox: ``[x, y, w, h]``, or None to take it from the mask.
         segmentation: polygons or run-length code, or None.
         fields: optional fields of the IDD format.
-        group: key that objects of one implant share within ``file``, or None.
+        group: key that objects of one implant share within their image, or None.
     """
 
     record: str
@@ -88,16 +89,22 @@ class FileIndex:
     """The files below a folder, found again by the paths that records give them.
 
     Exports move images: what a record calls ``a.png`` may lie in ``images/a.png`` or beside the record.
+
+    Raises:
+        DataError: a file name is not UTF-8, which no JSON file can hold.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        below = sorted(PurePosixPath(path.relative_to(root).as_posix()) for path in root.rglob("*") if path.is_file())
         # Hidden files are the file system's (.DS_Store), never data.
-        self.files = sorted(
-            PurePosixPath(path.relative_to(root).as_posix())
-            for path in root.rglob("*")
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        )
+        self.hidden = [path for path in below if any(part.startswith(".") for part in path.parts)]
+        self.files = sorted(set(below) - set(self.hidden))
+        for path in self.files:
+            try:
+                str(path).encode()
+            except UnicodeEncodeError as error:  # unpacked by a tool that took the names for those of another system
+                raise DataError(f"{root}: the file name {os.fsencode(path)!r} is not UTF-8; rename the file") from error
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in self.files:
             self._by_name[path.name.lower()].append(path)
@@ -136,10 +143,24 @@ class FileIndex:
         target = (self.root / path).resolve()
         return None if target.is_relative_to(self.root) else f"a link that leaves the folder, to {target}"
 
+    def inside(self, path: PurePosixPath) -> Path:
+        """Where the file at ``path`` lies.
+
+        Raises:
+            DataError: it lies outside the folder.
+        """
+        reason = self.fault(path)
+        if reason:
+            raise DataError(f"{path}: {reason}")
+        return self.root / path
+
     def notes(self) -> list[str]:
-        """Links to folders: they are not followed, so that the source cannot lead anywhere else."""
+        """What is left aside: hidden files, and links to folders, so that the source cannot lead anywhere else."""
         links = sorted(path for path in self.root.rglob("*") if path.is_symlink() and path.is_dir())
-        return [f"{path.relative_to(self.root)}: a link to a folder, not followed" for path in links]
+        notes = [f"{path.relative_to(self.root)}: a link to a folder, not followed" for path in links]
+        if self.hidden:
+            notes.append(f"{len(self.hidden)} hidden file(s), such as {self.hidden[0]}: left aside")
+        return notes
 
     def images(self) -> list[PurePosixPath]:
         """Image files, by suffix, and whatever else lies in a folder named ``images``."""

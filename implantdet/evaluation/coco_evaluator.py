@@ -36,8 +36,8 @@ class COCOEvaluator(DatasetEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_dir: str | Path, tasks: Sequence[str] = ("bbox",)) -> None:
-        self._dataset_name = dataset_name
-        self._output_dir = Path(output_dir)
+        self.dataset_name = dataset_name
+        self.output_dir = Path(output_dir)
         self._tasks = tuple(tasks)
         self._detections: list[dict[str, Any]] = []
 
@@ -67,24 +67,24 @@ class COCOEvaluator(DatasetEvaluator):
         gathered = comm.gather(self._detections, dst=0)
         if not comm.is_main_process():
             return {}
-        ground_truth = coco_ground_truth(self._dataset_name)
-        category_ids = _category_ids(self._dataset_name)
+        ground_truth = coco_ground_truth(self.dataset_name)
+        category_ids = _category_ids(self.dataset_name)
         detections = [
             {**detection, "category_id": category_ids[detection["category_id"]]}
             for detection in itertools.chain.from_iterable(gathered)
         ]
         if not detections:
-            logger.warning("The model detected nothing on %s: every AP is 0.", self._dataset_name)
+            logger.warning("The model detected nothing on %s: every AP is 0.", self.dataset_name)
         results = {task: coco_metrics(ground_truth, detections, task) for task in self._tasks}
-        self._output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(self._output_dir / "coco_instances_results.json", detections)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        write_json(self.output_dir / "coco_instances_results.json", detections)
         summary = {
-            "dataset": self._dataset_name,
+            "dataset": self.dataset_name,
             "num_images": len(ground_truth["images"]),
             "num_annotations": len(ground_truth["annotations"]),
             "num_detections": len(detections),
         }
-        write_json(self._output_dir / "results.json", summary | _without_nan(results))
+        write_json(self.output_dir / "results.json", summary | without_nan(results))
         return {task: _flatten(task, metrics) for task, metrics in results.items()}
 
 
@@ -129,8 +129,8 @@ def _flatten(task: str, metrics: dict[str, Any]) -> dict[str, float]:
     return flat | {f"AP-{name}": value for name, value in per_class.items()}
 
 
-def _without_nan(content: Any) -> Any:
+def without_nan(content: Any) -> Any:
     """JSON has no NaN: null stands for what could not be computed."""
     if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
+        return {key: without_nan(value) for key, value in content.items()}
     return None if isinstance(content, float) and math.isnan(content) else content

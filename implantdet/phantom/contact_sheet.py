@@ -13,6 +13,7 @@ from implantdet.data.idd import IMAGES, load_idd
 from implantdet.phantom.arrays import Array
 
 GAP = 4
+FONT_SCALE = 0.4
 COLOURS = {
     "coronal": (80, 200, 255),
     "middle": (120, 255, 120),
@@ -68,11 +69,31 @@ def _draw(
         high = round((x + w) * scale[0]) - 1, round((y + h) * scale[1]) - 1
         colour = COLOURS.get(category["supercategory"], (255, 255, 255))
         cv2.rectangle(picture, low, high, colour, 1)
+    taken: list[tuple[int, int, int, int]] = []
+    for annotation in annotations:
+        category = categories[annotation["category_id"]]
         if category["supercategory"] == "system":
             name = annotation.get("product_line", category["name"])
-            at = (min(max(low[0], 2), picture.shape[1] - 60), max(low[1] - 4, 10))
-            cv2.putText(picture, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 3, cv2.LINE_AA)
-            cv2.putText(picture, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1, cv2.LINE_AA)
+            taken.append(_label(picture, name, annotation["bbox"], scale, taken))
+
+
+def _label(
+    picture: Array, name: str, bbox: list[float], scale: tuple[float, float], taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int, int, int]:
+    """Write a name on black above a box, or below it if another name is there; returns left, top, right, bottom."""
+    (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, 1)
+    x, y, _, h = bbox
+    left = int(np.clip(x * scale[0], 0, max(picture.shape[1] - width - 4, 0)))
+    places = []
+    for edge in (y * scale[1] - height - 7, (y + h) * scale[1] + 2):
+        top = int(np.clip(edge, 0, picture.shape[0] - height - 5))
+        places.append((left, top, left + width + 4, top + height + 5))
+    free = [p for p in places if not any(p[0] < t[2] and t[0] < p[2] and p[1] < t[3] and t[1] < p[3] for t in taken)]
+    place = (free or places)[0]
+    cv2.rectangle(picture, place[:2], place[2:], (0, 0, 0), cv2.FILLED)
+    at = (place[0] + 2, place[3] - 3)
+    cv2.putText(picture, name, at, cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, (255, 255, 255), 1, cv2.LINE_AA)
+    return place
 
 
 def write_sheets(root: str | Path, out: str | Path) -> list[Path]:

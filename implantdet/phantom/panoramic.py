@@ -87,7 +87,7 @@ def _choose(rng: np.random.Generator, sites: list[tuple[bool, int, int, float]],
 
 def _place(rng: np.random.Generator, solid: Solid, point: tuple[float, float], angle: float) -> PlacedImplant:
     sink = -solid.line.collar[0] if solid.line.level == "tissue" else float(rng.normal(0.3, 0.5))
-    lean = angle + float(np.clip(rng.normal(0, 0.15), -0.3, 0.3))
+    lean = angle + float(np.clip(rng.normal(0, 0.125), -0.3, 0.3))
     x, y = point[0] + sink * np.sin(angle), point[1] + sink * np.cos(angle)
     return PlacedImplant(
         solid,

@@ -141,10 +141,10 @@ def sample_view(rng: np.random.Generator, patient: Patient, size: int) -> View:
     height = float(np.clip(length / share, 19, 42))
     # Two files of three are stretched to a square from sensors of another shape.
     width = float(np.clip(height * rng.choice([1.0, rng.uniform(0.85, 1.4)], p=[0.33, 0.67]), 18, 46))
-    middle = target.at(target.solid.length * float(rng.uniform(0.2, 0.6)))
+    middle = target.at(target.solid.length * float(rng.uniform(0.25, 0.65)))
     if rng.random() < 0.6:  # centred on the group rather than on one implant
         middle = (float(np.mean([implant.x for implant in implants])), middle[1])
-    centre = (middle[0] + float(rng.normal(0, 0.19)) * width, middle[1] + float(rng.normal(0.02, 0.11)) * height)
+    centre = (middle[0] + float(rng.normal(0, 0.19)) * width, middle[1] + float(rng.normal(0.02, 0.1)) * height)
     turn = float(rng.choice([0.0, rng.uniform(-0.28, 0.28)], p=[0.5, 0.5]))
     lean = float(rng.normal(0, 0.09))
     return View(
