@@ -85,15 +85,16 @@ def speed_section() -> str:
         "workers",
         "seconds",
         "images_per_second",
-        "process_peak_mib",
+        "worker_peak_mib",
+        "main_process_peak_mib",
         "images_mib",
         "annotations_mib",
     )
     row = " | ".join(str(result[key]) for key in keys)
     return f"""## How long does it take?
 
-| preset | images | workers | seconds | images/s | largest process, MiB | images, MiB | labels, MiB |
-|---|---:|---:|---:|---:|---:|---:|---:|
+| preset | images | workers | seconds | images/s | largest worker, MiB | main process, MiB | images, MiB | labels, MiB |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|
 | {row} |
 
 {hardware["cpu"]}, {hardware["cores"]} cores; load average at the end {hardware["load_average"][0]:.1f}. Promised: 5572

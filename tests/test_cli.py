@@ -94,7 +94,7 @@ def test_clipping_and_notes_are_reported(tmp_path, capsys):
     (tmp_path / "patients.csv").write_text("file_name,patient_id\na,p1\nb,p2\n")
     assert run("import", src, "--out", tmp_path / "idd", "--patients", tmp_path / "patients.csv") == 0
     text = capsys.readouterr().out
-    assert "2 annotations stood out of the frame by a hair; cut off at its edge" in text
+    assert "2 annotations stood out of the frame (their boxes by a hair); cut off at its edge" in text
     assert "note: patients.csv: 1 line(s) name no image of the source" in text
     assert {image["patient_id"] for image in read(tmp_path / "idd/annotations.json")["images"]} == {"p1"}
 
@@ -137,6 +137,8 @@ def test_a_test_set_is_not_replaced_by_accident(tmp_path, capsys):
         (["import", ".", "--out", "x", "--map", "a"], "--map 'a': expected OLD=NEW"),
         (["import", ".", "--out", "x", "--map-file", "nowhere.yaml"], "No such file"),
         (["import", ".", "--out", "x", "--map-file", "list.yaml"], "expected lines `old: new`"),
+        (["import", ".", "--out", "x", "--map-file", "none.yaml"], "the new name of 'a' must be a text; found None"),
+        (["import", ".", "--out", "x", "--map-file", "date.yaml"], "map file 'date.yaml': month must be in 1..12"),
         (["audit", "nowhere"], "implantdet import SRC --out DIR"),
         (["folds", "nowhere"], "implantdet import SRC --out DIR"),
         (["stats", "nowhere"], "implantdet import SRC --out DIR"),
@@ -145,6 +147,8 @@ def test_a_test_set_is_not_replaced_by_accident(tmp_path, capsys):
 def test_wrong_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("list.yaml").write_text("- a\n")
+    Path("none.yaml").write_text("a:\n")
+    Path("date.yaml").write_text("a: 2024-99-99\n")
     assert main(arguments) == 1
     captured = capsys.readouterr()
     assert message in captured.err

@@ -28,7 +28,8 @@ def audit(root: str | Path) -> dict[str, Any]:
         DataError: the dataset folder or one of its images cannot be read.
     """
     root = Path(root)
-    images = load_idd(root)["images"]
+    content = load_idd(root)
+    images = content["images"]
     names = [root / IMAGES / image["file_name"] for image in images]
     hashes = np.stack(
         [picture_hash(read_radiograph(name)) for name in tqdm(names, desc="hashing", unit="image", disable=None)]
@@ -44,7 +45,7 @@ def audit(root: str | Path) -> dict[str, Any]:
     if any("split" in image for image in images):
         splits["shipped"] = {image["id"]: image["split"] for image in images if "split" in image}
     if (root / FOLDS).exists():
-        folds = load_folds(root)
+        folds = load_folds(root, content)
         parts = {"test": folds["test"], **{f"fold {k}": ids for k, ids in enumerate(folds["folds"])}}
         splits["folds"] = {image_id: part for part, ids in parts.items() for image_id in ids}
     known = [key for key in pairs if key in ("picture", "any") or any(key in image for image in images)]

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         f"{args.out}: {report.images} images and {report.annotations} annotations, from format '{report.source_format}'"
     )
     if report.clipped:
-        print(f"{report.clipped} annotations stood out of the frame by a hair; cut off at its edge")
+        print(f"{report.clipped} annotations stood out of the frame (their boxes by a hair); cut off at its edge")
     if report.problems:
         print(
             f"{report.rejected_images} images and {report.rejected_annotations} annotations rejected; "

@@ -36,7 +36,7 @@ class Converted:
     Attributes:
         content: ``images``, ``annotations``, ``categories``; ids count from 1.
         paths: the source's file of each image, relative to the source folder.
-        clipped: annotations of which an overhang of up to a pixel was cut off.
+        clipped: annotations that stood out of the frame, their boxes by up to a pixel, and were cut off at its edge.
     """
 
     content: dict[str, list[dict[str, Any]]]

@@ -40,7 +40,8 @@ def make_folds(
     Args:
         content: what :func:`implantdet.data.idd.load_idd` returns.
         seed: the same seed gives the same folds.
-        group_by: one of :data:`GROUP_KEYS`; None takes the first that every image has.
+        group_by: one of :data:`GROUP_KEYS`; None takes the first that every image has. Images with an equal value of
+            the other key stay together, too, unless it is ``image``.
         same_picture: pairs of image ids that stay together in any case; ``implantdet audit`` finds them.
 
     Returns:
@@ -56,7 +57,8 @@ def make_folds(
         lacking = sum(group_by not in image for image in images)
         if lacking:
             raise DataError(f"{ANNOTATIONS}: {lacking} of {len(images)} images have no {group_by}")
-        pairs += equal_values(images, group_by)
+        # The other key counts as far as it is known: two sources of one patient stay together.
+        pairs += [pair for key in GROUP_KEYS[:2] for pair in equal_values(images, key)]
     ids = [image["id"] for image in images]
     groups = connected_groups(ids, pairs)
     if len(set(groups)) <= NUM_FOLDS:

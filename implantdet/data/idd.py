@@ -88,22 +88,31 @@ def save_idd(root: str | Path, content: dict[str, Any]) -> None:
     write_json(Path(root) / ANNOTATIONS, content)
 
 
-def load_folds(root: str | Path) -> dict[str, Any]:
+def load_folds(root: str | Path, content: dict[str, Any] | None = None) -> dict[str, Any]:
     """Read ``root/folds.json``: ``seed``, ``group_by``, ``test`` (image ids) and ``folds`` (four lists of image ids).
 
+    Args:
+        root: dataset folder.
+        content: what :func:`load_idd` returned, if the folds are to be held against its images.
+
     Raises:
-        DataError: the file is missing or malformed, or an image stands in two parts.
+        DataError: the file is missing or malformed, an image stands in two parts, or is not in ``content``.
     """
     path = require_file(root, FOLDS)
-    content = read_json(path)
-    parts = [content.get("test"), *content.get("folds", [])] if isinstance(content, dict) else []
-    if len(parts) != 1 + NUM_FOLDS or not all(isinstance(part, list) for part in parts):
-        what = f"expected the list 'test' and {NUM_FOLDS} lists 'folds'"
-        raise DataError(f"{path}: {what}; remove it and run `implantdet folds`")
-    ids = [image_id for part in parts for image_id in part]
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{path}: an image stands in more than one part; remove it and run `implantdet folds`")
-    return content
+    folds = read_json(path)
+    shaped = isinstance(folds, dict) and isinstance(folds.get("folds"), list)
+    parts = [folds.get("test"), *folds["folds"]] if shaped else []
+    ids = [image_id for part in parts if isinstance(part, list) for image_id in part]
+    if len(parts) != 1 + NUM_FOLDS or not all(isinstance(part, list) for part in parts) or not all(map(_is_id, ids)):
+        fault = f"expected the list 'test' and {NUM_FOLDS} lists 'folds' of image ids"
+    elif len(set(ids)) != len(ids):
+        fault = "an image stands in more than one part"
+    else:
+        unknown = set(ids) - {image["id"] for image in content["images"]} if content else ()
+        fault = f"{len(unknown)} image(s) are not in {ANNOTATIONS}" if unknown else ""
+    if fault:
+        raise DataError(f"{path}: {fault}; remove it and run `implantdet folds`")
+    return folds
 
 
 def faults(content: object) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from implantdet.data.idd import read_json
 from implantdet.data.problems import DataError, Problem
 from implantdet.data.source import FileIndex, Source, SourceImage, SourceObject, split_of
 
+_LISTS = ("images", "annotations", "categories")
 _IMAGE_FIELDS = ("patient_id", "source_id", "modality", "split", "mm_per_pixel")
 _ANNOTATION_FIELDS = ("product_line", "axis", "visible_fraction")
 
@@ -29,10 +30,11 @@ def read_coco(src: Path) -> Source:
         except DataError as error:
             source.problems.append(Problem(str(file), "", str(error)))
             continue
-        if isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content):
-            _read_file(source, index, file, content)
+        lacking = [key for key in _LISTS if not isinstance(content, dict) or key not in content]
+        if lacking:
+            source.notes.append(f"{file}: left aside, it is no COCO file: it has no {', '.join(lacking)}")
         else:
-            source.notes.append(f"{file}: left aside, it is no COCO file")
+            _read_file(source, index, file, content)
     recorded = {image.path for image in source.images}
     unrecorded = [path for path in index.images() if path not in recorded]
     if unrecorded:

@@ -33,7 +33,7 @@ class ImportReport:
         annotations: annotations written.
         rejected_images: image records left out.
         rejected_annotations: annotation records left out, those of rejected images included.
-        clipped: annotations of which an overhang of up to a pixel was cut off.
+        clipped: annotations that stood out of the frame, their boxes by up to a pixel, and were cut off at its edge.
         problems: a line about everything that was left out.
         notes: what was left aside although nothing is wrong with it.
     """

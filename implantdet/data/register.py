@@ -66,11 +66,7 @@ def image_ids(folds: dict[str, Any], part: str) -> set[int]:
 
 def _load(root: str, part: str, systems_only: bool, name: str) -> list[dict[str, Any]]:
     content = load_idd(root)
-    wanted = image_ids(load_folds(root), part)
-    unknown = wanted - {image["id"] for image in content["images"]}
-    if unknown:
-        what = f"{len(unknown)} image(s) are not in {ANNOTATIONS}"
-        raise DataError(f"{Path(root) / FOLDS}: {what}; remove it and run `implantdet folds`")
+    wanted = image_ids(load_folds(root, content), part)
     categories = [c for c in content["categories"] if not systems_only or c.get("supercategory") == SYSTEM]
     if not categories:
         raise DataError(f"{name}: no category of {Path(root) / ANNOTATIONS} has the supercategory '{SYSTEM}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def stats_rows(stats: dict[str, Any]) -> list[list[str]]:
 
 
 def plot_stats(content: dict[str, Any], stats: dict[str, Any], path: Path) -> None:
-    """Draw the four panels to ``path``, a PNG file."""
+    """Draw the four panels to ``path``, a PNG file, which gets its name when it is whole."""
     classes = stats["classes"]
     class_rows = 0.28 * len(classes) + 1.2  # inches
     figure = Figure(figsize=(12, class_rows + 4.2), layout="constrained")
@@ -103,7 +104,12 @@ def plot_stats(content: dict[str, Any], stats: dict[str, Any], path: Path) -> No
     _plot_sizes(axes[1, 1], sides)
     for panel in axes.flat:
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(temporary, dpi=120, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _colours(classes: list[dict[str, Any]]) -> list[str]:

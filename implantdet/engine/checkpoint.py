@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from implantdet.modeling.weights import TIMM_SCHEME, fit_backbone_state, read_checkpoint
+from implantdet.modeling.weights import TIMM_SCHEME, fit_backbone_state, local_checkpoint, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,14 @@ class Checkpointer(DetectionCheckpointer):
             What else is in the checkpoint.
 
         Raises:
+            FileNotFoundError: no such file.
             ValueError: the file is of the wrong kind, or does not cover what it has to.
         """
         self._complete = checkpointables is None
         if not path.startswith(TIMM_SCHEME):
+            if path:
+                # Detectron2 (which takes options behind a question mark) asserts that it is there, and says no more.
+                local_checkpoint(path.partition("?")[0])
             return super().load(path, checkpointables)
         checkpoint = read_checkpoint(path)
         self._log_incompatible_keys(self._load_model(checkpoint))

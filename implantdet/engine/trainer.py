@@ -12,12 +12,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from implantdet.assembly.assembler import PartAssembler
 from implantdet.data.augmentation import build_augmentation
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.engine.checkpoint import BEST, Checkpointer
@@ -25,8 +25,11 @@ from implantdet.engine.hooks import BestCheckpointer, ProgressPrinter, Validatio
 from implantdet.engine.loader import build_stream, seed_everything
 from implantdet.engine.optimizer import build_adamw
 from implantdet.engine.schedule import with_lengths
+from implantdet.engine.second_stage import SecondStage, load_assembler
 from implantdet.engine.step import StepTrainer
 from implantdet.evaluation.coco_evaluator import COCOEvaluator
+from implantdet.evaluation.implant_evaluator import ImplantEvaluator
+from implantdet.evaluation.stopwatch import TimedModel
 
 
 class Trainer(DefaultTrainer):
@@ -116,7 +119,7 @@ class Trainer(DefaultTrainer):
         return built
 
     def build_evaluation_hooks(self, model: nn.Module) -> list[HookBase]:
-        """Validation loss and metrics of ``model``, and the best checkpoint by AP."""
+        """Validation loss and metrics of ``model``, the best checkpoint by AP, and the second stage at the end."""
         cfg, period = self.cfg, self.cfg.TEST.EVAL_PERIOD
         built: list[HookBase] = [
             ValidationLoss(period, model, lambda: build_validation_loader(cfg)),
@@ -125,7 +128,7 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
             built.append(BestCheckpointer(period, self.checkpointer, f"{prefix}bbox/AP", file_prefix=BEST))
-        return built
+        return [*built, SecondStage(cfg, model)]
 
     def build_writers(self) -> list[EventWriter]:
         """The log, ``metrics.json``, and TensorBoard if it is installed."""
@@ -149,7 +152,7 @@ class Trainer(DefaultTrainer):
         return build_detection_test_loader(cfg, dataset_name, mapper=RadiographMapper(cfg, is_train=False))
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         """COCO's metrics; the files of several test sets go to a folder each."""
         output_dir = Path(cfg.OUTPUT_DIR)
         if len(cfg.DATASETS.TEST) > 1:
@@ -157,15 +160,26 @@ class Trainer(DefaultTrainer):
         return COCOEvaluator(dataset_name, output_dir, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
 
     @classmethod
+    def test_implants(cls, cfg: CfgNode, model: nn.Module, assembler: PartAssembler) -> dict[str, Any]:
+        """Like ``test``, of both stages."""
+        detector = TimedModel(model)
+        evaluators = [
+            ImplantEvaluator(cls.build_evaluator(cfg, name), assembler, detector) for name in cfg.DATASETS.TEST
+        ]
+        return cls.test(cfg, detector, evaluators)
+
+    @classmethod
     def evaluate(cls, cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
         """Evaluate a trained model on ``DATASETS.TEST``, with its averaged weights if the checkpoint has them.
+
+        Implants are evaluated too, by the assembler beside the checkpoint, where the training set allows it.
 
         Args:
             cfg: complete, see ``implantdet.engine.setup``.
             resume: take the last checkpoint in ``OUTPUT_DIR`` instead of ``MODEL.WEIGHTS``.
 
         Raises:
-            ValueError: there are no weights, or they do not cover the model.
+            ValueError: there are no weights, they do not cover the model, or there is no assembler beside them.
         """
         model = cls.build_model(cfg)
         # Loaded after `model`, averaged weights take its place.
@@ -177,8 +191,9 @@ class Trainer(DefaultTrainer):
                 f"last checkpoint in OUTPUT_DIR (found MODEL.WEIGHTS '{cfg.MODEL.WEIGHTS}' and OUTPUT_DIR "
                 f"'{cfg.OUTPUT_DIR}')"
             )
+        assembler = load_assembler(cfg, path)
         checkpointer.load(path)
-        return cls.test(cfg, model)
+        return cls.test(cfg, model) if assembler is None else cls.test_implants(cfg, model, assembler)
 
 
 def build_validation_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:

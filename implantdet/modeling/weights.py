@@ -55,9 +55,7 @@ def read_checkpoint(source: str) -> dict[str, Any]:
         return {"model": _timm_state(source.removeprefix(TIMM_SCHEME))}
     if source.endswith(".pkl"):
         raise ValueError(f"{source}: found a pickle, which can run code when it is read; expected a .pth of tensors")
-    path = Path(PathManager.get_local_path(source))
-    if not path.is_file():
-        raise FileNotFoundError(f"{source}: no such file; MODEL.WEIGHTS is a .pth file, a URL, or {TIMM_SCHEME}<name>")
+    path = local_checkpoint(source)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -73,6 +71,18 @@ def read_checkpoint(source: str) -> dict[str, Any]:
         found = f"the keys {list(state)[:5]}" if isinstance(state, Mapping) else f"a {type(checkpoint).__name__}"
         raise ValueError(f"{source}: expected a state dict, or one under the key 'model'; found {found}")
     return checkpoint
+
+
+def local_checkpoint(source: str) -> Path:
+    """The file of a checkpoint, fetched if ``source`` is a URL.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    path = Path(PathManager.get_local_path(source))
+    if not path.is_file():
+        raise FileNotFoundError(f"{source}: no such file; MODEL.WEIGHTS is a .pth file, a URL, or {TIMM_SCHEME}<name>")
+    return path
 
 
 def _timm_state(name: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from implantdet.phantom.render import Radiograph, Shadow
 from implantdet.phantom.scene import View
 from implantdet.taxonomy import THIRDS
 
+KEY = np.array([1 << 16, 1])  # one number for a point
 MIN_PIXELS = 3.0
 POLYGON_ERROR = 0.75  # pixels
 MIN_SHARE = 0.5  # of a third that must be seen
@@ -126,7 +127,7 @@ def outline(mask: Array, left: int, top: int) -> dict[str, Any]:
     for contour in contours:
         points = contour[:, 0]
         simple = cv2.approxPolyDP(contour, 4 * POLYGON_ERROR, closed=True)[:, 0]
-        kept = np.flatnonzero((points[:, None] == simple).all(axis=2).any(axis=1))
+        kept = np.flatnonzero(np.isin(points @ KEY, simple @ KEY))
         # The outermost points stay in any case: they are what the box is tight on.
         kept = np.union1d(kept, [*points.argmin(axis=0), *points.argmax(axis=0)])
         polygon = points[kept] if len(kept) > 2 else points

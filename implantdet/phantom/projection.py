@@ -14,7 +14,7 @@ import numpy as np
 from implantdet.phantom.arrays import Array
 from implantdet.phantom.solid import TABLE_ANGLES, TABLE_STEP, Solid
 
-SAMPLES = 20  # per ray across the diameter
+SAMPLES = 16  # per ray across the diameter
 SOFTNESS = 0.02  # mm; half width of the transition between inside and outside at a grazing ray
 
 
@@ -28,31 +28,32 @@ def outer_path(solid: Solid, u: Array, s: Array, tilt: float, spin: float, sampl
 
     Args:
         solid: the implant.
-        u: [H, W] millimetres across the projected axis.
-        s: [H, W] millimetres along it.
+        u: [1, W] or [H, W] millimetres across the projected axis.
+        s: [H, 1] or [H, W] millimetres along it.
         tilt: lean out of the image plane, in radians.
         spin: turn of the implant about its axis, in radians.
         samples: points per ray.
+
+    Returns:
+        [H, W].
     """
+    shape = np.broadcast_shapes(u.shape, s.shape)
     reach = solid.max_radius * 1.001
     step = 2 * reach / samples
     axial = s * np.float32(1 / (np.cos(tilt) * TABLE_STEP))
     slope = float(np.tan(tilt) / TABLE_STEP)
-    total, depth, row = np.zeros_like(u), np.empty_like(u), np.empty_like(u)
+    total, row, column = (np.zeros(shape, np.float32) for _ in range(3))
     for y in (np.arange(samples) + 0.5) * step - reach:
-        depth.fill(y)
-        np.add(axial, np.float32(y * slope), out=row)
-        rho, column = cv2.cartToPolar(u, depth)  # angles from 0 to 2π
-        column += np.float32(-spin % (2 * np.pi))  # the table holds two turns
-        column *= np.float32(TABLE_ANGLES / (2 * np.pi))
+        row[:] = axial + np.float32(y * slope)
+        rho, angle = cv2.cartToPolar(u, np.full_like(u, y))  # angles from 0 to 2π
+        angle += np.float32(-spin % (2 * np.pi))  # the table holds two turns
+        column[:] = angle * np.float32(TABLE_ANGLES / (2 * np.pi))
         surface: Array = cv2.remap(
             solid.table, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-1
         )
         surface -= rho
         # Across one step the distance from the axis changes by step * |y| / rho: inside and outside share the step.
-        np.divide(np.float32(abs(y) * step), rho, out=rho)
-        rho += np.float32(2 * SOFTNESS)
-        surface /= rho
+        surface *= 1 / (np.float32(abs(y) * step) / rho + np.float32(2 * SOFTNESS))
         total += _clip(surface, 0.5)
     total += np.float32(samples / 2)
     return total * np.float32(step / np.cos(tilt))
@@ -68,8 +69,8 @@ def cavity_path(solid: Solid, u: Array, s: Array, tilt: float, spin: float, scre
 
     Args:
         solid: the implant.
-        u: [H, W] millimetres across the projected axis.
-        s: [H, W] millimetres along it.
+        u: [1, W] or [H, W] millimetres across the projected axis.
+        s: [H, 1] or [H, W] millimetres along it.
         tilt: lean out of the image plane, in radians.
         spin: turn of the implant about its axis, in radians; at 0 the apical hole faces the viewer.
         screw: share of the channel's depth that an abutment screw fills, from the top.

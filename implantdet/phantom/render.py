@@ -70,19 +70,15 @@ def cast(implant: PlacedImplant, view: View) -> Shadow:
     step = min(view.scale) / 2
     margin = solid.max_radius * abs(np.sin(implant.tilt)) + 3 * step
     across, length = solid.max_radius + 3 * step, solid.length * np.cos(implant.tilt)
-    u = np.arange(-across, across + step, step, dtype=np.float32)
-    s = np.arange(-margin, length + margin + step, step, dtype=np.float32)
-    grid_u, grid_s = (
-        np.broadcast_to(u[None], (s.size, u.size)).copy(),
-        np.broadcast_to(s[:, None], (s.size, u.size)).copy(),
-    )
-    outer = outer_path(solid, grid_u, grid_s, implant.tilt, implant.spin)
+    u = np.arange(-across, across + step, step, dtype=np.float32)[None]
+    s = np.arange(-margin, length + margin + step, step, dtype=np.float32)[:, None]
+    outer = outer_path(solid, u, s, implant.tilt, implant.spin)
     cover = np.clip((outer - np.float32(SILHOUETTE)) * np.float32(1 / SILHOUETTE) + np.float32(0.5), 0, 1)
-    path = np.maximum(outer - cavity_path(solid, grid_u, grid_s, implant.tilt, implant.spin, implant.screw), 0)
+    path = np.maximum(outer - cavity_path(solid, u, s, implant.tilt, implant.spin, implant.screw), 0)
 
     # grid (column, row) → millimetres → image
     local = np.array([[*(side * step)], [*(axis * step)]]).T
-    start = np.array([implant.x, implant.y]) + u[0] * side + s[0] * axis
+    start = np.array([implant.x, implant.y]) + u[0, 0] * side + s[0, 0] * axis
     linear = matrix[:, :2] @ local
     shift = matrix[:, :2] @ start + matrix[:, 2]
     corners = np.array([[0, 0], [u.size - 1, 0], [0, s.size - 1], [u.size - 1, s.size - 1]]) @ linear.T + shift

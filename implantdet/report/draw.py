@@ -1,4 +1,4 @@
-"""A folder of pictures: the radiographs of a dataset with their annotations and, beside them, what was detected."""
+"""A folder of pictures: the radiographs of a dataset with their annotations and, beside them, what was found."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from implantdet.data.idd import IMAGES, load_folds, load_idd, read_json
 from implantdet.data.images import read_radiograph, to_float
 from implantdet.data.problems import DataError
 from implantdet.data.register import image_ids
+from implantdet.report.implant_overlay import draw_implants
 from implantdet.report.overlay import detections_of, draw_panel, side_by_side
+
+EVALUATE = "`python train_net.py --eval-only …` writes it to its OUTPUT_DIR"
 
 
 def draw_dataset(
@@ -22,41 +26,60 @@ def draw_dataset(
     part: str | None = None,
     min_score: float = 0.5,
     limit: int | None = None,
+    implants: str | Path | None = None,
+    worst: int | None = None,
 ) -> list[Path]:
-    """Write one PNG per image: the ground truth and, if there are predictions, those to its right.
+    """Write one PNG per image: the ground truth and to its right, where they are given, detections and implants.
 
     Args:
         root: dataset folder.
         out: folder of the pictures, created if it is missing.
         predictions: ``coco_instances_results.json`` of an evaluation.
-        part: ``test``, ``val_fold0``, ``train_fold0``, …; None: every image.
-        min_score: detections below it are left out.
+        part: ``test``, ``val_fold0``, ``train_fold0``, …; None: every image, or those of ``implants``.
+        min_score: detections and implants below it are left out.
         limit: number of pictures at most.
+        implants: ``implants.json`` of an evaluation.
+        worst: draw this many images, those with the largest errors first; needs ``implants``.
 
     Returns:
         Paths of the pictures.
 
     Raises:
-        DataError: a file is missing or malformed, or the predictions are of another dataset.
+        DataError: a file is missing or malformed, or was made for another dataset.
     """
     content = load_idd(root)
-    wanted = {image["id"] for image in content["images"]} if part is None else image_ids(load_folds(root), part)
-    images = [image for image in content["images"] if image["id"] in wanted][:limit]
     truth = _by_image(content["annotations"])
     detected = None if predictions is None else _by_image(_read_predictions(Path(predictions), content, min_score))
+    assembled = None if implants is None else _read_implants(Path(implants), content)
+    wanted = {image["id"] for image in content["images"]} if part is None else image_ids(load_folds(root), part)
+    images = [image for image in content["images"] if image["id"] in wanted]
+    if assembled is not None:
+        images = [image for image in images if image["id"] in assembled]
+    if worst is not None:
+        if assembled is None:
+            raise DataError("the worst images are known from implants.json only: give it with --implants")
+        images = sorted(images, key=lambda image: -assembled[image["id"]]["error"])[:worst]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for image in tqdm(images, desc="draw", unit="image"):
+    for place, image in enumerate(tqdm(images[:limit], desc="draw", unit="image"), start=1):
         radiograph = to_float(read_radiograph(Path(root) / IMAGES / image["file_name"])).round().astype("uint8")
         boxes = detections_of(truth[image["id"]], content["categories"])
         panels = [draw_panel(radiograph, boxes, f"{image['file_name']} · ground truth")]
         if detected is not None:
             boxes = detections_of(detected[image["id"]], content["categories"])
             panels.append(draw_panel(radiograph, boxes, f"detected, score from {min_score:.0%}"))
-        paths.append(out / f"{image['id']:06d}_{Path(image['file_name']).stem}.png")
+        if assembled is not None:
+            panels.append(_implant_panel(radiograph, assembled[image["id"]], min_score))
+        rank = "" if worst is None else f"worst{place:03d}_"
+        paths.append(out / f"{rank}{image['id']:06d}_{Path(image['file_name']).stem}.png")
         side_by_side(panels).save(paths[-1])
     return paths
+
+
+def _implant_panel(radiograph: np.ndarray, found: dict[str, Any], min_score: float) -> Any:
+    shown = [implant for implant in found["implants"] if implant["score"] >= min_score]
+    return draw_implants(radiograph, shown, f"implants, score from {min_score:.0%} · error {found['error']:.2f}")
 
 
 def _by_image(records: list[dict[str, Any]]) -> defaultdict[int, list[dict[str, Any]]]:
@@ -67,9 +90,7 @@ def _by_image(records: list[dict[str, Any]]) -> defaultdict[int, list[dict[str, 
 
 
 def _read_predictions(path: Path, content: dict[str, Any], min_score: float) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; `python train_net.py --eval-only …` writes it to its OUTPUT_DIR")
-    predictions = read_json(path)
+    predictions = _read(path)
     known = {image["id"] for image in content["images"]}, {category["id"] for category in content["categories"]}
     for prediction in predictions:
         if prediction["image_id"] not in known[0] or prediction["category_id"] not in known[1]:
@@ -78,3 +99,23 @@ def _read_predictions(path: Path, content: dict[str, Any], min_score: float) -> 
                 "expected the predictions of an evaluation on it"
             )
     return [prediction for prediction in predictions if prediction["score"] >= min_score]
+
+
+def _read_implants(path: Path, content: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Image id → what ``implants.json`` says of it."""
+    written = _read(path)
+    if not isinstance(written, dict) or not isinstance(written.get("images"), list):
+        raise DataError(f"{path}: expected an object with the list 'images'; give implants.json of an evaluation")
+    known = {image["id"] for image in content["images"]}
+    for image in written["images"]:
+        if image["image_id"] not in known:
+            raise DataError(
+                f"{path}: image {image['image_id']}: not in this dataset; expected the implants of an evaluation on it"
+            )
+    return {image["image_id"]: image for image in written["images"]}
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {EVALUATE}")
+    return read_json(path)

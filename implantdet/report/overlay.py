@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -51,6 +51,14 @@ class Detection:
         return name if self.score is None else f"{name} {self.score:.0%}"
 
 
+class Note(NamedTuple):
+    """Text beside the radiograph, with a line that leads to its box (x0, y0, x1, y1, pixels of the image)."""
+
+    box: Sequence[float]
+    colour: tuple[int, int, int]
+    lines: Sequence[str]
+
+
 def detections_of(annotations: Sequence[dict[str, Any]], categories: Sequence[dict[str, Any]]) -> list[Detection]:
     """Detections from COCO annotations (ground truth) or COCO results (with ``score``)."""
     by_id = {category["id"]: category for category in categories}
@@ -75,31 +83,46 @@ def draw_panel(image: np.ndarray, detections: Sequence[Detection], title: str) -
     Returns:
         An RGB picture, ``HEIGHT + 2 * LINE`` pixels high.
     """
+    panel, scale = open_panel(image, title)
+    draw = ImageDraw.Draw(panel)
+    groups = _coincident(detections)
+    for group in sorted(groups, key=lambda group: -_area(group[0].box)):  # whole implants lie under their parts
+        draw.rectangle(on_panel(group[0].box, scale), outline=_colour(group), width=2)
+    write_notes(panel, scale, [Note(group[0].box, _colour(group), _wrap(group)) for group in groups])
+    return panel
+
+
+def open_panel(image: np.ndarray, title: str) -> tuple[Image.Image, float]:
+    """A panel with a radiograph (H×W, uint8) under a title, and the factor by which it was enlarged."""
     scale = HEIGHT / image.shape[0]
     width = round(image.shape[1] * scale)
     radiograph = Image.fromarray(image).resize((width, HEIGHT), Image.Resampling.BICUBIC)
     panel = Image.new("RGB", (width + COLUMN, HEIGHT + 2 * LINE), BACKGROUND)
     panel.paste(radiograph.convert("RGB"), (0, 2 * LINE))
+    ImageDraw.Draw(panel).text((6, LINE // 2), title, fill=TEXT, font=_font(16))
+    return panel, scale
+
+
+def on_panel(points: Sequence[float], scale: float) -> tuple[int, ...]:
+    """Pixels of the panel for x, y, x, y, … in pixels of the image."""
+    return tuple(round(scale * value) + 2 * LINE * (index % 2) for index, value in enumerate(points))
+
+
+def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> None:
+    """Write notes beside the radiograph, from top to bottom; what does not fit is marked by an ellipsis."""
     draw = ImageDraw.Draw(panel)
-    draw.text((6, LINE // 2), title, fill=TEXT, font=_font(16))
-    groups = _coincident(detections)
-    for group in sorted(groups, key=lambda group: -_area(group[0].box)):  # whole implants lie under their parts
-        x0, y0, x1, y1 = (round(scale * value) for value in group[0].box)
-        draw.rectangle((x0, y0 + 2 * LINE, x1, y1 + 2 * LINE), outline=_colour(group), width=2)
-    floor = 2 * LINE
-    for group in sorted(groups, key=lambda group: group[0].box[1] + group[0].box[3]):
-        colour = _colour(group)
-        _, y0, x1, y1 = (round(scale * value) for value in group[0].box)
-        lines = _wrap(group)
-        top = max(floor, min((y0 + y1) // 2 + 2 * LINE, panel.height - LINE * len(lines)))
-        if top + LINE * len(lines) > panel.height:
+    width, floor = panel.width - COLUMN, 2 * LINE
+    for note in sorted(notes, key=lambda note: note.box[1] + note.box[3]):
+        _, y0, x1, y1 = on_panel(note.box, scale)
+        height = LINE * len(note.lines)
+        top = max(floor, min((y0 + y1) // 2, panel.height - height))
+        if top + height > panel.height:
             draw.text((width + 12, panel.height - LINE), "…", fill=TEXT, font=_font(15))
             continue
-        draw.line((x1, (y0 + y1) // 2 + 2 * LINE, width + 6, top + LINE // 2), fill=colour, width=1)
-        for index, line in enumerate(lines):
-            draw.text((width + 12, top + LINE * index), line, fill=colour, font=_font(15))
-        floor = top + LINE * len(lines) + 3
-    return panel
+        draw.line((x1, (y0 + y1) // 2, width + 6, top + LINE // 2), fill=note.colour, width=1)
+        for index, line in enumerate(note.lines):
+            draw.text((width + 12, top + LINE * index), line, fill=note.colour, font=_font(15))
+        floor = top + height + 3
 
 
 def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:

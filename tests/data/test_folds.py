@@ -77,6 +77,19 @@ def test_patient_goes_before_source():
     assert choose_group_key(images) == "source_id"
 
 
+def test_what_is_known_of_the_other_key_counts_too():
+    content = dataset(60, 30, key="source_id")
+    sources = sorted({image["source_id"] for image in content["images"]})
+    for image in content["images"]:
+        if image["source_id"] in sources[:10]:  # some sources are known to show one patient
+            image["patient_id"] = "p"
+    folds = make_folds(content)
+    assert folds["group_by"] == "source_id"
+    known = {image["id"] for image in content["images"] if "patient_id" in image}
+    assert [len(known & set(part)) for part in parts_of(folds)].count(0) == 4
+    assert make_folds(content, group_by="image") != folds
+
+
 def test_without_ids_it_refuses():
     content = dataset(50, 25, key="unknown")
     content["images"][0]["patient_id"] = "p"

@@ -44,6 +44,7 @@ def test_missing_folder_and_file_name_the_way_out(tmp_path):
         ("images", 1, {"file_name": "a.jpg"}, r"image number 2: duplicate file_name: 'a\.jpg'"),
         ("images", 1, {"file_name": "../a.jpg"}, "image 1: path .* leaves its folder"),
         ("images", 1, {"width": 0}, "image 1: 'width' must be"),
+        ("images", 1, {"width": 10**400}, "image 1: 'width' must be"),
         ("images", 1, {"file_name": "z.png"}, r"images/z\.png: missing image"),
         ("annotations", 1, {"id": 0}, "annotation number 2: duplicate id: 0"),
         ("annotations", 1, {"image_id": 9}, "annotation 1: annotation of an unknown image: image_id 9"),
@@ -91,7 +92,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
 @pytest.mark.parametrize(
     "folds",
-    [[], {"test": [1]}, {"test": [1], "folds": [[2], [3], [4]]}, {"test": 1, "folds": [[2], [3], [4], [5]]}],
+    [
+        [],
+        {"test": [1]},
+        {"test": [1], "folds": None},
+        {"test": [1], "folds": [[2], [3], [4]]},
+        {"test": 1, "folds": [[2], [3], [4], [5]]},
+        {"test": [[1]], "folds": [[2], [3], [4], [5]]},
+        {"test": ["1"], "folds": [[2], [3], [4], [5]]},
+    ],
 )
 def test_malformed_folds(tmp_path, folds):
     write_json(tmp_path / "folds.json", folds)
@@ -103,6 +112,13 @@ def test_an_image_in_two_parts_is_an_error(tmp_path):
     write_json(tmp_path / "folds.json", {"test": [1], "folds": [[2], [3], [4], [5, 1]]})
     with pytest.raises(DataError, match="more than one part"):
         load_folds(tmp_path)
+
+
+def test_folds_of_other_images_are_an_error(root):
+    write_json(root / "folds.json", {"test": [0], "folds": [[1], [2], [3], []]})
+    assert load_folds(root)["folds"][2] == [3]
+    with pytest.raises(DataError, match=r"folds\.json: 1 image\(s\) are not in annotations\.json; remove it and run"):
+        load_folds(root, load_idd(root))
 
 
 def test_an_exception_shows_the_first_problems_and_keeps_all():

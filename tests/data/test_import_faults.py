@@ -39,6 +39,11 @@ def shape(root, **fields):
     edit_json(root / "labels/a.json", lambda content: content["shapes"][0].update(fields))
 
 
+def rename(root, stem, name):
+    for folder, suffix in (("images", "png"), ("labels", "txt")):
+        (root / "train" / folder / f"{stem}.{suffix}").rename(root / "train" / folder / f"{name}.{suffix}")
+
+
 def link(path, target):
     path.unlink()
     path.symlink_to(target)
@@ -73,6 +78,20 @@ FAULTS = {
     "yolo-nan": ("yolo", lambda r: add_label(r, "0 nan 0.5 0.1 0.1"), "b.txt: line 2: .*four finite numbers", 0, 1),
     "yolo-polygon-nan": ("yolo", lambda r: add_label(r, "0 nan 0 1 0 1 1"), "b.txt: line 2: .*finite numbers", 0, 1),
     "yolo-class": ("yolo", lambda r: add_label(r, "2 0.5 0.5 0.1 0.1"), "b.txt: line 2: unknown class: '2'", 0, 1),
+    "yolo-class-digits": (
+        "yolo",
+        lambda r: add_label(r, "9" * 5000 + " 0.5 0.5 0.1 0.1"),
+        "line 2: unknown class: '9+…; there are",
+        0,
+        1,
+    ),
+    "yolo-backslash": (
+        "yolo",
+        lambda r: rename(r, "b", "x\\..\\b"),
+        "path 'train/x.*b.png' leaves its folder; its 1 annotation",
+        1,
+        1,
+    ),
     "yolo-class-name": ("yolo", lambda r: add_label(r, "ITI 0.5 0.5 0.1 0.1"), "line 2: unknown class: 'ITI'", 0, 1),
     "yolo-word": ("yolo", lambda r: add_label(r, "0 0.5 0.5 0.1 wide"), "line 2: not a number: .*wide", 0, 1),
     "yolo-fields": ("yolo", lambda r: add_label(r, "0 0.5 0.5 0.1 0.1 0.9"), "line 2: 6 fields; expected 5", 0, 1),
@@ -136,6 +155,13 @@ FAULTS = {
         "coco",
         lambda r: edit_coco(r, "annotations", 0, bbox=[70, 0, 12, 5]),
         "annotation 0: box outside",
+        0,
+        1,
+    ),
+    "coco-huge": (
+        "coco",
+        lambda r: edit_coco(r, "annotations", 0, bbox=[10**400, 0, 12, 5]),
+        "annotation 0: 'bbox' must be four finite numbers .*…$",
         0,
         1,
     ),
@@ -240,6 +266,34 @@ FAULTS = {
         2,
     ),
     "coco-crowd": ("coco", lambda r: edit_coco(r, "annotations", 0, iscrowd=1), "annotation 0: .*iscrowd", 0, 1),
+    "coco-size-text": (
+        "coco",
+        lambda r: edit_coco(r, "images", 0, width="80"),
+        "image a.jpg is 80×60, its record says '80'×60",
+        1,
+        2,
+    ),
+    "coco-link": (
+        "coco",
+        lambda r: (r / "other.json").symlink_to("/etc/hostname"),
+        "other.json: .*a link that leaves the folder",
+        0,
+        0,
+    ),
+    "coco-digits": (
+        "coco",
+        lambda r: (r / "other.json").write_text("9" * 5000),
+        "other.json: .*not a JSON file: .*digits",
+        0,
+        0,
+    ),
+    "coco-nested-runs": (
+        "coco",
+        lambda r: edit_coco(r, "annotations", 2, segmentation={"size": [60, 80], "counts": [[0, 2400], [2000, 400]]}),
+        "annotation 2: mask cannot be decoded: .*must be whole numbers that add up to 4800",
+        0,
+        1,
+    ),
     "coco-polygon": (
         "coco",
         lambda r: edit_coco(r, "annotations", 2, segmentation=[[1, 2, 3, 4]]),

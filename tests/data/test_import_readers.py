@@ -70,13 +70,25 @@ def test_yolo_class_names(tmp_path, file, text, names):
         ("names: [a, a]", "class names without repetition"),
         ("names: {1: a, 2: b}", "must number the classes from 0"),
         ("nc: 3\nnames: [a, b]", "nc=3"),
+        ("names: {0: a, x: b}", r"must number the classes from 0 on; found \[0, 'x'\]"),
         ("names: [", "not a YAML file"),
+        ("date: 2024-99-99", "not a YAML file: month must be"),
         ("path: x", "no class names"),
     ],
 )
 def test_yolo_wrong_class_names(tmp_path, text, message):
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
+        read_yolo(tmp_path)
+
+
+def test_yolo_class_names_that_are_no_text_or_lie_elsewhere(tmp_path):
+    (tmp_path / "classes.txt").write_bytes("имплант".encode("cp1251"))
+    with pytest.raises(DataError, match=r"classes\.txt: class names must be UTF-8 text"):
+        read_yolo(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "data.yaml").symlink_to("/etc/hostname")
+    with pytest.raises(DataError, match=r"data\.yaml: a link that leaves the folder, to /etc/hostname"):
         read_yolo(tmp_path)
 
 
@@ -125,6 +137,8 @@ def test_coco_annotator_export(tmp_path):
         ["segmentation"],
         ["implant_id", "segmentation"],
     ]
+    # People number the implants of each image.
+    assert [a.get("implant_id") for a in imported["annotations"]] == [1, None, 2]
 
 
 def test_roboflow_coco_with_a_file_per_split(tmp_path):
@@ -166,7 +180,9 @@ def test_one_file_can_be_imported_and_other_files_are_noted(tmp_path):
         "_annotations.coco.json: category 0 'teeth' heads the others and has no annotation; left aside",
         "1 image file(s) have no record, such as unrecorded.png",
     ]
-    assert "notes.json: left aside, it is no COCO file" in read_coco(src).notes
+    assert (
+        "notes.json: left aside, it is no COCO file: it has no images, annotations, categories" in read_coco(src).notes
+    )
 
 
 def test_an_idd_folder_imports_as_it_is(tmp_path):

@@ -1,7 +1,21 @@
 """The whole import: what comes in goes out, and what is wrong is named, for every format."""
 
+import os
+
 import pytest
-from foreign import HEIGHT, WIDTH, WRITERS, add_label, edit_coco, tree, truncate, write_coco, write_image, write_yolo
+from foreign import (
+    HEIGHT,
+    WIDTH,
+    WRITERS,
+    add_label,
+    edit_coco,
+    edit_json,
+    tree,
+    truncate,
+    write_coco,
+    write_image,
+    write_yolo,
+)
 from PIL import Image
 
 from implantdet.data.idd import load_idd
@@ -57,6 +71,9 @@ def test_nothing_usable_is_an_error_even_when_skipping(tmp_path):
         (src / image).unlink()
     with pytest.raises(DataError, match="no usable image"):
         import_dataset(src, tmp_path / "out", skip=True)
+    edit_json(src / "_annotations.coco.json", lambda content: content.pop("categories"))
+    with pytest.raises(DataError, match=r"no usable image.*\n  note: .*it is no COCO file: it has no categories"):
+        import_dataset(src, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -113,6 +130,17 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         import_dataset(src, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+def test_what_a_killed_import_left_does_not_get_in(tmp_path):
+    """In a container every process has the same number, so the same temporary folder."""
+    left = tmp_path / f".out.{os.getpid()}"
+    write_image(left / "images/of_another_source.png")
+    (left / "rejected.json").write_text("[]")
+    import_dataset(write_yolo(tmp_path / "src"), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["annotations.json", "images"]
+    assert len(tree(tmp_path / "out/images")) == 4
+    assert not left.exists()
 
 
 def test_names_that_differ_by_case_only_do_not_collide_on_other_systems(tmp_path):

@@ -39,6 +39,11 @@ def test_an_image_without_patient_stops_or_is_left_out(tmp_path):
         ("a,p1\na,p2", "record 3: duplicate file_name 'a' with another patient: 'p2', before 'p1'"),
         ("a,p1\nb.png,", "record 3: file_name or patient_id is empty"),
         ("a,p1\nb.png", "record 3: file_name or patient_id is empty"),
+        (
+            "a,p1\ntrain/images/a_jpg.rf.0a1b.jpg,p2",
+            "names several patients: 'train/images/a_jpg.rf.0a1b.jpg' is 'p2', 'a' is 'p1'; its 2 annotation",
+        ),
+        ('a,"p1', "unexpected end of data|',' expected after '\"'"),
     ],
 )
 def test_lines_that_cannot_be_used(tmp_path, lines, line):

@@ -1,7 +1,9 @@
+import os
 from pathlib import PurePosixPath
 
 import pytest
 
+from implantdet.data.problems import DataError
 from implantdet.data.source import FileIndex, original_name, split_of
 
 
@@ -42,6 +44,22 @@ def test_files_are_found(index, name, beside, path):
 )
 def test_files_that_are_not_there(index, name, reason):
     assert reason in index.find(name, PurePosixPath("x.json"))[1]
+
+
+def test_what_is_left_aside_is_named(index, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    assert FileIndex(tmp_path).notes() == [
+        "link: a link to a folder, not followed",
+        "1 hidden file(s), such as .hidden/c.png: left aside",
+    ]
+
+
+def test_names_that_no_json_file_can_hold(tmp_path):
+    os.mkdir(os.fsencode(tmp_path) + b"/\xf0")  # noqa: PTH102  a name of another system's encoding
+    with open(os.fsencode(tmp_path) + b"/\xf0/a.png", "w"):  # noqa: PTH123
+        pass
+    with pytest.raises(DataError, match=r"the file name b'\\xf0/a\.png' is not UTF-8"):
+        FileIndex(tmp_path)
 
 
 @pytest.mark.parametrize(

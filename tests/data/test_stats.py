@@ -59,6 +59,7 @@ def test_picture(boxes, categories, tmp_path):
     content = dataset(boxes, categories)
     stats = dataset_stats(content)
     plot_stats(content, stats, tmp_path / "stats.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["stats.png"]
     height, width, _ = matplotlib.image.imread(tmp_path / "stats.png").shape
     assert width == 1440
     assert height == pytest.approx(120 * (0.28 * len(categories) + 1.2 + 4.2), abs=2), "a class more is a row more"

@@ -97,6 +97,15 @@ def test_a_checkpoint_that_does_not_fit_is_no_start_over(tmp_path):
         Checkpointer(linear()).load(str(tmp_path / "other.pth"))
 
 
+def test_a_file_that_is_not_there_says_what_could_be(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"none\.pth: no such file; MODEL\.WEIGHTS is a \.pth file, a URL, or timm"
+    ):
+        Checkpointer(linear()).resume_or_load(str(tmp_path / "none.pth"), resume=False)
+    Checkpointer(linear(), str(tmp_path)).save("there")
+    Checkpointer(linear()).load(f"{tmp_path}/there.pth?matching_heuristics=False")
+
+
 @pytest.fixture
 def detector(tiny_cfg):
     return build_model(tiny_cfg())
