@@ -25,7 +25,7 @@ from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
 from implantdet.assembly.ranking_calibration import calibrate
 from implantdet.phantom.lines import ProductLine, default_lines, load_lines
-from implantdet.structures import SLOTS, Assembly, Implant, Part
+from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking
 from implantdet.taxonomy import Taxonomy, default_taxonomy
 
 METHODS = ("exact", "kmeans", "kmeans_paper")
@@ -184,7 +184,8 @@ class PartAssembler:
         arrays = self._arrays(parts)
         members, axis = self._group(arrays)
         found = outlines(parts, members, fitted.model.aspects, fitted.regressions, fitted.whole_weights, axis)
-        implants = [self._implant(outline, mm_per_pixel) for outline in found]
+        rankings = self.ranker_.rank([readings_of(outline.parts, outline.whole) for outline in found])
+        implants = [self._implant(o, ranking, mm_per_pixel) for o, ranking in zip(found, rankings, strict=True)]
         used = set(members.ravel().tolist())
         return Assembly(
             tuple(sorted(implants, key=lambda implant: (-implant.score, implant.box))),
@@ -242,7 +243,7 @@ class PartAssembler:
         members = candidates.members[partition(candidates, parts.alone)]
         return members, _shared_axis(parts, members)
 
-    def _implant(self, outline: Outline, mm_per_pixel: float | None) -> Implant:
+    def _implant(self, outline: Outline, ranking: Ranking, mm_per_pixel: float | None) -> Implant:
         fitted = self._fitted()
         features = calibrating.score_features(outline.parts, outline.whole)
         return Implant(
@@ -253,7 +254,7 @@ class PartAssembler:
             axis=outline.axis,
             width=outline.width,
             mm_per_pixel=mm_per_pixel,
-            ranking=self.ranker_.rank(readings_of(outline.parts, outline.whole)),
+            ranking=ranking,
         )
 
 

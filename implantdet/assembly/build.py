@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from implantdet.assembly.candidates import WHOLE
 from implantdet.assembly.completion import ThirdRegression, complete
-from implantdet.assembly.geometry import Array, Indices, centres, oriented_size, sizes, union, unit
+from implantdet.assembly.geometry import Array, Indices, centres, oriented_size, sizes, unit
 from implantdet.assembly.likelihood import Pattern
 from implantdet.structures import Box, Part, Point
 from implantdet.taxonomy import THIRDS
@@ -54,67 +53,77 @@ def outlines(
             missing, and where none is.
         axis: [2] that the implants of the image share, where it is known.
     """
+    rows = [[parts[i] if i >= 0 else None for i in row] for row in members.tolist()]
     senses = _senses(parts, members, axis)
+    found = [_thirds(row, sense, aspects, regressions) for row, sense in zip(rows, senses, strict=True)]
+    # Wherever the direction is known, the thirds are complete.
+    known = iter(_axes([thirds for thirds, sense in zip(found, senses, strict=True) if sense is not None], aspects))
     return [
-        _outline([parts[i] if i >= 0 else None for i in row], sense, aspects, regressions, whole_weights)
-        for row, sense in zip(members.tolist(), senses, strict=True)
+        Outline(
+            thirds, row[WHOLE], _box(thirds, row[WHOLE], whole_weights), *((None, None) if u is None else next(known))
+        )
+        for row, thirds, u in zip(rows, found, senses, strict=True)
     ]
 
 
 def _senses(parts: Sequence[Part], members: Indices, axis: Array | None) -> list[Array | None]:
     """Direction of every implant: from its own thirds, or else the axis of the image with its neighbour's sense."""
-    own: list[Array | None] = []
-    places = []
-    for row in members.tolist():
-        thirds = np.array([parts[i].box for i in row[:WHOLE] if i >= 0])
-        own.append(unit(centres(thirds[-1]) - centres(thirds[0])) if len(thirds) > 1 else None)
-        places.append(centres(np.array([parts[i].box for i in row if i >= 0])).mean(axis=0))
-    if axis is None or all(u is None for u in own):
-        return own
-    known = [(place, u) for place, u in zip(places, own, strict=True) if u is not None]
-    return [
-        _with_sense(axis, min(known, key=lambda other: math.dist(other[0], place))[1]) if u is None else u
-        for place, u in zip(places, own, strict=True)
-    ]
+    points = centres(np.array([part.box for part in parts]).reshape(-1, 4))
+    there = members[:, :WHOLE] >= 0
+    several = there.sum(axis=1) > 1
+    if not several.any():
+        return [None] * len(members)
+    first, last = there.argmax(axis=1), WHOLE - 1 - there[:, ::-1].argmax(axis=1)
+    each = np.arange(len(members))
+    own = unit(points[members[each, last]] - points[members[each, first]])
+    senses: list[Array | None] = [u if is_own else None for u, is_own in zip(own, several, strict=True)]
+    if axis is not None and not several.all():
+        places = np.array([points[row[row >= 0]].mean(axis=0) for row in members])
+        for index in np.flatnonzero(~several & there.any(axis=1)):  # a whole without thirds shows no direction
+            nearest = np.hypot(*(places[several] - places[index]).T).argmin()
+            senses[index] = axis if axis @ own[several][nearest] >= 0 else -axis
+    return senses
 
 
-def _with_sense(axis: Array, neighbour: Array) -> Array:
-    """The direction along ``axis`` that points the way of ``neighbour``."""
-    return axis if axis @ neighbour >= 0 else -axis
-
-
-def _outline(
+def _thirds(
     row: Sequence[Part | None],
     direction: Array | None,
     aspects: Array,
     regressions: Mapping[tuple[Pattern, int], ThirdRegression],
-    whole_weights: Array,
-) -> Outline:
-    whole = row[WHOLE]
+) -> tuple[Part, ...]:
+    """The thirds of one implant, coronal to apical; those that are missing inferred where the direction is known."""
     thirds = {slot: part for slot, part in enumerate(row[:WHOLE]) if part is not None}
+    if direction is not None and 0 < len(thirds) < len(THIRDS):
+        boxes = np.array([part.box for part in thirds.values()])
+        for slot, (box, std) in complete(boxes, tuple(thirds), direction, aspects, regressions).items():
+            x0, y0, x1, y1 = box.tolist()
+            s0, s1, s2, s3 = std.tolist()
+            thirds[slot] = Part(THIRDS[slot], (x0, y0, x1, y1), 0.0, box_std=(s0, s1, s2, s3))
+    return tuple(thirds[slot] for slot in sorted(thirds))
+
+
+def _axes(implants: Sequence[Sequence[Part]], aspects: Array) -> list[tuple[tuple[Point, Point], float]]:
+    """Coronal and apical end of the axis, and the largest width across it, of implants of three thirds."""
+    boxes = np.array([[part.box for part in thirds] for thirds in implants]).reshape(-1, len(THIRDS), 4)
+    points = centres(boxes)
+    direction = unit(points[:, -1] - points[:, 0])
+    length, width = oriented_size(sizes(boxes), direction[:, None], aspects)
+    coronal = points[:, 0] - direction * length[:, :1] / 2
+    apical = points[:, -1] + direction * length[:, -1:] / 2
+    rows = zip(coronal.tolist(), apical.tolist(), width.max(axis=1).tolist(), strict=True)
+    return [(((x0, y0), (x1, y1)), across) for (x0, y0), (x1, y1), across in rows]
+
+
+def _box(thirds: Sequence[Part], whole: Part | None, whole_weights: Array) -> Box:
+    """Round the thirds, moved towards the box of the whole implant."""
     if not thirds:
         assert whole is not None, "a candidate has a member"
-        return Outline((), whole, whole.box, None, None)
-    if direction is not None and len(thirds) < len(THIRDS):
-        pattern = tuple(thirds)
-        boxes = np.array([part.box for part in thirds.values()])
-        for slot, (box, std) in complete(boxes, pattern, direction, aspects, regressions).items():
-            thirds[slot] = Part(THIRDS[slot], _box(box), 0.0, box_std=_box(std))
-    found = tuple(thirds[slot] for slot in sorted(thirds))
-    boxes = np.array([part.box for part in found])
-    box = union(boxes)
-    if whole is not None:
-        weight = whole_weights[int(not any(part.inferred for part in found) and len(found) == len(THIRDS))]
-        box = (1 - weight) * box + weight * np.array(whole.box)
-    if direction is None:
-        return Outline(found, whole, _box(box), None, None)
-    direction = unit(centres(boxes[-1]) - centres(boxes[0]))
-    length, width = oriented_size(sizes(boxes), direction, aspects)
-    coronal, apical = centres(boxes[0]) - direction * length[0] / 2, centres(boxes[-1]) + direction * length[-1] / 2
-    ends = ((float(coronal[0]), float(coronal[1])), (float(apical[0]), float(apical[1])))
-    return Outline(found, whole, _box(box), ends, float(width.max()))
-
-
-def _box(values: Array) -> Box:
-    x0, y0, x1, y1 = values.tolist()
+        return whole.box
+    left, top, right, bottom = zip(*(part.box for part in thirds), strict=True)
+    box = (min(left), min(top), max(right), max(bottom))
+    if whole is None:
+        return box
+    is_seen = len(thirds) == len(THIRDS) and not any(part.inferred for part in thirds)
+    weight = float(whole_weights[int(is_seen)])
+    x0, y0, x1, y1 = ((1 - weight) * a + weight * b for a, b in zip(box, whole.box, strict=True))
     return (x0, y0, x1, y1)

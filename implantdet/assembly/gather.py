@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from detectron2.structures import Instances
-from torchvision.ops import box_iou
 
-from implantdet.assembly.geometry import Array, Indices
+from implantdet.assembly.geometry import Array, Indices, intersection_area, sizes
 from implantdet.structures import SLOTS, Part, Reading
 from implantdet.taxonomy import SYSTEM, Taxonomy
 
@@ -96,34 +94,32 @@ def gather(detections: Detections, classes: Sequence[Meaning | None]) -> list[Pa
     A part keeps one reading per axis; a second value of the same axis at the same place is a rival. Its box is the
     mean of all of them, weighted by score. The order of the detections makes no difference.
     """
-    boxes, scores, kinds, _ = detections
+    order = np.lexsort((*detections.boxes.T, detections.classes, -detections.scores))
+    boxes, scores = detections.boxes[order], detections.scores[order]
+    kinds, indices = detections.classes[order], detections.indices[order]
     slots = np.array([-1 if meaning is None else SLOTS.index(meaning.slot) for meaning in classes])[kinds]
-    together = box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy() >= COINCIDENT_IOU
+    areas, shared = np.prod(sizes(boxes), axis=1), intersection_area(boxes[:, None], boxes)
+    together = shared >= COINCIDENT_IOU * (areas[:, None] + areas - shared)
     together &= slots[:, None] == slots
-    order = np.lexsort((*boxes.T, kinds, -scores))
-    together, free = together[order][:, order], np.ones(len(order), bool)
-    parts = []
-    for leader in range(len(order)):
-        if free[leader]:
-            group = np.flatnonzero(together[leader] & free)
-            free[group] = False
-            parts.append(_part(detections, order[group], classes))
-    return parts
-
-
-def _part(detections: Detections, group: Indices, classes: Sequence[Meaning | None]) -> Part:
-    """The part that coincident detections of one third, best first, speak of."""
-    boxes, scores = detections.boxes[group], detections.scores[group]
-    readings: dict[str, Reading] = {}
-    rivals = []
-    rows = zip(detections.classes[group].tolist(), scores.tolist(), detections.indices[group].tolist(), strict=True)
-    for kind, score, index in rows:
+    owner = np.full(len(boxes), -1)
+    leaders: list[int] = []
+    for index, row in enumerate(together):
+        if owner[index] < 0:
+            owner[row & (owner < 0)] = len(leaders)
+            leaders.append(index)
+    weights = np.maximum(scores, 1e-6)
+    total = np.bincount(owner, weights, len(leaders))
+    means = np.stack([np.bincount(owner, weights * side, len(leaders)) / total for side in boxes.T], axis=1)
+    readings: list[dict[str, Reading]] = [{} for _ in leaders]
+    rivals: list[list[Reading]] = [[] for _ in leaders]
+    rows = zip(owner.tolist(), kinds.tolist(), scores.tolist(), indices.tolist(), strict=True)
+    for part, kind, score, index in rows:
         meaning = classes[kind]
         assert meaning is not None, "usable() has dropped these"
         reading = Reading(meaning.axis, meaning.value, score, index)
-        if readings.setdefault(meaning.axis, reading) is not reading:
-            rivals.append(reading)
-        slot = meaning.slot
-    weights = np.maximum(scores, 1e-6)
-    x0, y0, x1, y1 = (weights @ boxes / weights.sum()).tolist()
-    return Part(slot, (x0, y0, x1, y1), float(scores[0]), tuple(readings.values()), tuple(rivals))
+        if readings[part].setdefault(meaning.axis, reading) is not reading:
+            rivals[part].append(reading)
+    return [
+        Part(SLOTS[slots[leader]], (x0, y0, x1, y1), float(scores[leader]), tuple(said.values()), tuple(others))
+        for leader, (x0, y0, x1, y1), said, others in zip(leaders, means.tolist(), readings, rivals, strict=True)
+    ]

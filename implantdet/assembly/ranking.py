@@ -1,7 +1,7 @@
 """Which system, and which product line: probabilities with the evidence for and against each.
 
-Letters: A axes that were read, L product lines, S systems, V values of an axis. Axes count as independent given the
-line; an axis that could not be assessed is left out, which is what missing means.
+Letters: K implants, A axes, L product lines, S systems, V values of all axes. Axes count as independent given the
+line; an axis that was not read, or could not be, is NaN and left out, which is what missing means.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from scipy.special import softmax
 
-from implantdet.assembly.geometry import Array
+from implantdet.assembly.geometry import Array, Indices
 from implantdet.assembly.line_table import LineTable
 from implantdet.structures import Candidate, Evidence, Part, Ranking
 from implantdet.taxonomy import SYSTEM
@@ -83,51 +84,90 @@ class Ranker:
         return np.array([[float(system == name) for name in names] for system in self.table.systems])
 
     @cached_property
-    def _columns(self) -> dict[str, dict[str, int]]:
-        return {axis: {value: k for k, value in enumerate(values)} for axis, values in self.table.values.items()}
+    def axes(self) -> tuple[str, ...]:
+        """[A] in the order of the table; ``system`` is one of them."""
+        return tuple(self.table.values)
 
-    def likelihoods(self, readings: Readings) -> Array:
-        """[A, L] probability of every reading, given the line."""
-        rows = np.empty((len(readings), len(self.table.titles)))
-        for row, (axis, votes) in zip(rows, readings.items(), strict=True):
-            likelihood, columns = self.likelihood[axis], self._columns[axis]
-            row[:] = max(0.0, 1 - sum(votes.values())) / len(columns)  # the unread share could be any value
-            for value, vote in votes.items():
-                row += vote * likelihood[:, columns[value]]
-        return rows
+    @cached_property
+    def _columns(self) -> dict[tuple[str, str], int]:
+        return {item: k for k, item in enumerate((a, v) for a, values in self.table.values.items() for v in values)}
+
+    @cached_property
+    def _starts(self) -> Indices:
+        """[A] the first column of every axis."""
+        return np.cumsum([0, *(len(values) for values in self.table.values.values())])[:-1]
+
+    @cached_property
+    def _side_by_side(self) -> Array:
+        """[V, L] likelihood of all values of all axes."""
+        return np.concatenate([self.likelihood[axis].T for axis in self.axes])
+
+    @cached_property
+    def _usual(self) -> Array:
+        """[A, L] likelihood of every line's most usual design; NaN for ``system``, which is none of the design."""
+        return np.array(
+            [
+                self.likelihood[a].max(axis=1) if a != SYSTEM else np.full(len(self.table.titles), np.nan)
+                for a in self.axes
+            ]
+        )
+
+    def likelihoods(self, readings: Sequence[Readings]) -> Array:
+        """[K, A, L] probability of every reading, given the line."""
+        votes = np.zeros((len(readings), len(self._columns)))
+        read = np.zeros((len(readings), len(self.axes)), bool)
+        for row, found in enumerate(readings):
+            for axis, said in found.items():
+                read[row, self.axes.index(axis)] = True
+                for value, vote in said.items():
+                    votes[row, self._columns[axis, value]] = vote
+        probability = np.add.reduceat(votes[:, :, None] * self._side_by_side, self._starts, axis=1)
+        # The unread share could be any value.
+        unread = np.maximum(0.0, 1 - np.add.reduceat(votes, self._starts, axis=1))
+        probability += (unread / [len(values) for values in self.table.values.values()])[:, :, None]
+        probability[~read] = np.nan
+        return probability
 
     def posterior(self, likelihoods: Array) -> Array:
-        """[L] probability of every line."""
-        logits = np.log(self.table.prior) + np.log(likelihoods).sum(axis=0) / self.calibration.temperature
-        weights = np.exp(logits - logits.max())
-        return weights / weights.sum()
+        """[K, L] probability of every line."""
+        evidence = np.nansum(np.log(likelihoods), axis=-2)
+        return np.asarray(softmax(np.log(self.table.prior) + evidence / self.calibration.temperature, axis=-1))
 
-    def fit(self, readings: Readings, likelihoods: Array) -> float:
-        """Log-likelihood of the design under the line that it fits best, against that line's own most usual design."""
-        rows = [row for row, axis in enumerate(readings) if axis != SYSTEM]
-        usual = np.array([self.likelihood[axis].max(axis=1) for axis in readings if axis != SYSTEM])
-        if not rows:
-            return 0.0
-        return min(0.0, float(np.log(likelihoods[rows] / usual).sum(axis=0).max()))
+    def fit(self, likelihoods: Array) -> Array:
+        """[K] log-likelihood of the design under the line that it fits best, against that line's most usual design."""
+        return np.minimum(0.0, np.nansum(np.log(likelihoods / self._usual), axis=-2).max(axis=-1))
 
-    def rank(self, readings: Readings) -> Ranking:
-        """Systems and product lines, most probable first, with evidence, conformal sets and fit."""
+    def rank(self, readings: Sequence[Readings]) -> list[Ranking]:
+        """Of every implant: systems and lines, most probable first, with evidence, conformal sets and fit."""
+        if not readings:
+            return []
         table, calibration = self.table, self.calibration
         likelihoods = self.likelihoods(readings)
         lines = self.posterior(likelihoods)
         systems = lines @ self.membership
         share = table.prior[:, None] * self.membership
-        of_system = likelihoods @ (share / share.sum(axis=0))
         average = likelihoods @ table.prior[:, None]
-        fit = self.fit(readings, likelihoods)
-        return Ranking(
-            systems=_ranked(table.values[SYSTEM], systems, readings, np.log(of_system / average)),
-            lines=_ranked(table.titles, lines, readings, np.log(likelihoods / average)),
-            system_set=conformal_set(table.values[SYSTEM], systems, calibration.system_quantile),
-            line_set=conformal_set(table.titles, lines, calibration.line_quantile),
-            fit=fit,
-            unknown=fit < calibration.min_fit,
-        )
+        for_system = np.log(likelihoods @ (share / share.sum(axis=0)) / average)
+        for_line = np.log(likelihoods / average)
+        names = table.values[SYSTEM]
+        return [
+            Ranking(
+                systems=_ranked(names, systems[k], told, for_system[k]),
+                lines=_ranked(table.titles, lines[k], told, for_line[k]),
+                system_set=conformal_set(names, systems[k], calibration.system_quantile),
+                line_set=conformal_set(table.titles, lines[k], calibration.line_quantile),
+                fit=fit,
+                unknown=fit < calibration.min_fit,
+            )
+            for k, (told, fit) in enumerate(zip(map(self._told, readings), self.fit(likelihoods).tolist(), strict=True))
+        ]
+
+    def _told(self, readings: Readings) -> dict[int, tuple[str, str, float]]:
+        """Number of the axis → axis, best reading and its score."""
+        return {
+            self.axes.index(axis): (axis, *max(votes.items(), key=lambda item: item[1]))
+            for axis, votes in readings.items()
+        }
 
 
 def conformal_set(names: Sequence[str], probabilities: Array, quantile: float | None) -> tuple[str, ...] | None:
@@ -137,16 +177,18 @@ def conformal_set(names: Sequence[str], probabilities: Array, quantile: float | 
     return tuple(name for name, p in zip(names, probabilities.tolist(), strict=True) if 1 - p <= quantile)
 
 
-def _ranked(names: Sequence[str], probabilities: Array, readings: Readings, weights: Array) -> tuple[Candidate, ...]:
+def _ranked(
+    names: Sequence[str], probabilities: Array, told: Mapping[int, tuple[str, str, float]], weights: Array
+) -> tuple[Candidate, ...]:
     """Candidates in order. ``weights`` [A, candidates]: log-likelihood against the average candidate."""
-    told = [(axis, *max(votes.items(), key=lambda item: item[1])) for axis, votes in readings.items()]
+    heaviest = np.argsort(-np.abs(weights), axis=0, kind="stable")[: len(told)].T.tolist()  # what is NaN comes last
+    columns = weights.T.tolist()
     candidates: list[Candidate] = []
     for place, index in enumerate(np.argsort(-probabilities, kind="stable").tolist(), start=1):
         probability = float(probabilities[index])
         tied = place > 1 and candidates[-1].probability - probability <= TIE * probability
-        reasons: list[Evidence] = []
+        reasons: tuple[Evidence, ...] = ()
         if probability >= TOLD:
-            reasons = [Evidence(*said, weight) for said, weight in zip(told, weights[:, index].tolist(), strict=True)]
-            reasons.sort(key=lambda reason: -abs(reason.weight))
-        candidates.append(Candidate(names[index], probability, candidates[-1].rank if tied else place, tuple(reasons)))
+            reasons = tuple([Evidence(*told[axis], columns[index][axis]) for axis in heaviest[index]])
+        candidates.append(Candidate(names[index], probability, candidates[-1].rank if tied else place, reasons))
     return tuple(candidates)

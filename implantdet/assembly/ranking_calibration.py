@@ -49,22 +49,21 @@ def calibrate(samples: Sequence[Sample], table: LineTable, coverage: float) -> C
     if not samples:
         return Calibration()
     ranker = Ranker(table, Calibration(confusions=_confusions(samples, table)))
-    likelihoods = [ranker.likelihoods(sample.readings) for sample in samples]
+    likelihoods = ranker.likelihoods([sample.readings for sample in samples])
     own = np.array([[system == sample.system for system in table.systems] for sample in samples])
     ranker = Ranker(table, replace(ranker.calibration, temperature=_temperature(ranker, likelihoods, own)))
-    posteriors = np.array([ranker.posterior(rows) for rows in likelihoods])
+    posteriors = ranker.posterior(likelihoods)
     of_system = 1 - (posteriors * own).sum(axis=1)
     of_line = [
         1 - posterior[table.titles.index(sample.line)]
         for posterior, sample in zip(posteriors, samples, strict=True)
         if sample.line in table.titles
     ]
-    fits = [ranker.fit(sample.readings, rows) for sample, rows in zip(samples, likelihoods, strict=True)]
     return replace(
         ranker.calibration,
         system_quantile=conformal_quantile(of_system, coverage),
         line_quantile=conformal_quantile(np.array(of_line), coverage),
-        min_fit=float(np.quantile(fits, UNKNOWN_SHARE)),
+        min_fit=float(np.quantile(ranker.fit(likelihoods), UNKNOWN_SHARE)),
     )
 
 
@@ -74,12 +73,12 @@ def conformal_quantile(scores: Array, coverage: float) -> float | None:
     return float(np.sort(scores)[position - 1]) if position <= len(scores) else None
 
 
-def _temperature(ranker: Ranker, likelihoods: Sequence[Array], own: Array) -> float:
+def _temperature(ranker: Ranker, likelihoods: Array, own: Array) -> float:
     """The temperature under which the true systems are most probable."""
 
     def loss(log_temperature: float) -> float:
         scaled = Ranker(ranker.table, replace(ranker.calibration, temperature=float(np.exp(log_temperature))))
-        true = [scaled.posterior(rows)[mine].sum() for rows, mine in zip(likelihoods, own, strict=True)]
+        true = (scaled.posterior(likelihoods) * own).sum(axis=1)
         return -float(np.log(np.maximum(true, 1e-12)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))

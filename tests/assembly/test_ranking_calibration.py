@@ -44,7 +44,7 @@ def test_conformal_sets_cover_unseen_implants():
     calibration = calibrate(samples(800, 0.2, seed=1), TABLE, 0.9)
     ranker = Ranker(TABLE, calibration)
     unseen = samples(800, 0.2, seed=2)
-    rankings = [ranker.rank(sample.readings) for sample in unseen]
+    rankings = ranker.rank([sample.readings for sample in unseen])
     lines = np.mean([s.line in r.line_set for s, r in zip(unseen, rankings, strict=True)])
     systems = np.mean([s.system in r.system_set for s, r in zip(unseen, rankings, strict=True)])
     assert systems > 0.85
@@ -81,7 +81,7 @@ def test_unseen_systems_fit_worse():
     ranker = Ranker(TABLE, calibration)
     others = tuple(line for line in default_lines() if line.system == "other")
     flagged = [
-        np.mean([ranker.rank(sample.readings).unknown for sample in samples(300, 0.02, seed=4, lines=lines)])
+        np.mean([r.unknown for r in ranker.rank([s.readings for s in samples(300, 0.02, seed=4, lines=lines)])])
         for lines in (LINES, others)
     ]
     assert flagged[0] < 0.1
