@@ -17,7 +17,10 @@ from implantdet.data.problems import DataError, Problem
 
 ANNOTATIONS, IMAGES, FOLDS = "annotations.json", "images", "folds.json"
 NUM_FOLDS = 4
-HOW_TO_GET = "Make it with `implantdet import SRC --out DIR` and `implantdet folds DIR` (datasets/README.md)."
+HOW_TO_GET = (
+    "Make it from your radiographs with `implantdet import SRC --out DIR` and `implantdet folds DIR`, or from synthetic "
+    "ones with `implantdet phantom --preset idd --out DIR`; datasets/README.md tells more."
+)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -71,6 +74,8 @@ def load_idd(root: str | Path) -> dict[str, Any]:
         folder = path.parent / IMAGES
         missing = [image["file_name"] for image in content["images"] if not (folder / image["file_name"]).is_file()]
         problems = [Problem(f"{IMAGES}/{name}", "", "missing image") for name in missing]
+        if not content["images"]:
+            problems = [Problem(ANNOTATIONS, "", "'images' is empty; expected one or more")]
     if problems:
         raise DataError(f"{path}: {len(problems)} problem(s)", problems)
     return content
@@ -136,6 +141,10 @@ def faults(content: object) -> list[tuple[str, str]]:
         reason = image_fault(image) or escapes(image["file_name"])
         if reason:
             found.append((f"image {image['id']}", reason))
+    for category in categories:
+        if not isinstance(category.get("supercategory", ""), str):
+            reason = f"'supercategory' must be a text; found {category['supercategory']!r}"
+            found.append((f"category {category['id']}", reason))
     if found:
         return found
     by_id = {image["id"]: image for image in images}
@@ -153,7 +162,7 @@ def faults(content: object) -> list[tuple[str, str]]:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # as arrays hold them
 
 
 def _repeated(kind: str, key: str, records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -53,6 +53,8 @@ def test_missing_folder_and_file_name_the_way_out(tmp_path):
         ("annotations", 1, {"bbox": [0, 0, 81, 5]}, "annotation 1: box outside"),
         ("categories", 1, {"name": "screw"}, "category number 3: duplicate name: 'screw'"),
         ("categories", 1, {"name": None}, "category number 2: 'name' must be a text"),
+        ("categories", 1, {"supercategory": None}, "category 1: 'supercategory' must be a text; found None"),
+        ("images", 1, {"id": 10**30}, "image number 2: 'id' must be a whole number"),
     ],
 )
 def test_broken_records_are_named(root, key, index, fields, line):
@@ -62,7 +64,15 @@ def test_broken_records_are_named(root, key, index, fields, line):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}']
+    "text",
+    [
+        '{"images": [], "annotations": [], "categories": []}',
+        "",
+        "{",
+        "[]",
+        '{"images": []}',
+        '{"images": [1], "annotations": [], "categories": []}',
+    ],
 )
 def test_broken_files_are_named(root, text):
     (root / "annotations.json").write_text(text)
