@@ -24,7 +24,7 @@ def write(tmp_path):
     return _write
 
 
-def test_lines_of_the_issue_are_there():
+def test_the_named_lines_are_there():
     titles = {line.title for line in default_lines()}
     assert {
         "Bego S",

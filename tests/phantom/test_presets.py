@@ -15,7 +15,7 @@ def images_by_system(jobs):
     return counts
 
 
-def test_idd_has_the_images_and_the_shares_of_the_issue():
+def test_idd_has_its_images_and_shares():
     preset = PRESETS["idd"]
     jobs = plan(preset, preset.images, 1393, seed=0)
     counts = images_by_system(jobs)
