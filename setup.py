@@ -34,9 +34,10 @@ setup(
         "opencv-python-headless",
         "scikit-learn",
         "scipy",
-        "matplotlib",
+        "matplotlib>=3.10",
         "pillow",
         "pyyaml",
+        "tabulate",
         "tqdm",
     ],
 )

@@ -15,7 +15,7 @@ def add_implantdet_config(cfg: CfgNode) -> None:
     _add_solver_keys(cfg)
     _add_assembly_keys(cfg)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # Detectron2 says cuda in any case
-    # True, False, or None: a mask head if every annotation of the training set has a mask.
+    # True, False, or None: a mask head if every annotation of the training and test sets has a mask.
     cfg.MODEL.MASK_ON = None
 
 

@@ -1,5 +1,7 @@
 """The package as others get it: installed by pip, used from another folder, or imported where detectron2 is missing."""
 
+import ast
+import re
 import subprocess
 import sys
 import sysconfig
@@ -76,6 +78,20 @@ def test_another_project_trains_with_one_of_our_components(foreign_python, tmp_p
     code, output = run(foreign_python, "-c", script, cwd=tmp_path)
     assert code == 0, output
     assert "trained" in output.splitlines()
+
+
+def test_whatever_is_imported_is_declared():
+    """But for detectron2, which is on no index."""
+    names = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+    imported = set()
+    for path in (ROOT / "implantdet").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported |= {module.partition(".")[0] for module in modules}
+    needed = imported - sys.stdlib_module_names - {"implantdet", "detectron2"}
+    declared = set(re.findall(r'^        "([\w-]+)[>=.\d]*",$', (ROOT / "setup.py").read_text(encoding="utf-8"), re.M))
+    assert {names.get(name, name) for name in needed} <= declared
 
 
 def test_the_command_is_installed_with_its_data(foreign_python, tmp_path):

@@ -42,7 +42,11 @@ class PixelNoiseTransform(Transform):
 
 
 class PixelNoise(T.Augmentation):
-    """Salt and pepper on a random part of the pixels, from none to ``fraction`` of them."""
+    """Salt and pepper on a random part of the pixels, from none to ``fraction`` of them.
+
+    Raises:
+        ValueError: ``fraction`` is not from 0 to 1.
+    """
 
     def __init__(self, fraction: float) -> None:
         super().__init__()

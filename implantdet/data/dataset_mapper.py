@@ -31,6 +31,9 @@ class RadiographMapper(DatasetMapper):
             is_train: keep the annotations, as ``instances``.
             num_channels: C, 1 or 3.
             **kwargs: those of :class:`detectron2.data.DatasetMapper`; ``image_format`` is without effect.
+
+        Raises:
+            ValueError: ``num_channels`` is another number.
         """
         super().__init__(is_train, **kwargs)
         if num_channels not in (1, 3):

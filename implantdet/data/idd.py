@@ -18,17 +18,24 @@ from implantdet.data.problems import DataError, Problem
 ANNOTATIONS, IMAGES, FOLDS = "annotations.json", "images", "folds.json"
 NUM_FOLDS = 4
 HOW_TO_GET = (
-    "Make it from your radiographs with `implantdet import SRC --out DIR` and `implantdet folds DIR`, or from synthetic "
-    "ones with `implantdet phantom --preset idd --out DIR`; datasets/README.md tells more."
+    "Make it from your radiographs with `implantdet import SRC --out DIR` and `implantdet folds DIR`, or from "
+    "synthetic ones with `implantdet phantom --preset idd --out DIR`; datasets/README.md tells more."
 )
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write ``content`` under a temporary name, then rename: a reader never sees half a file."""
+    """Write ``content`` under a temporary name, then rename: a reader never sees half a file.
+
+    Raises:
+        DataError: a text has half a character in it, which JSON can spell (``\\ud83d``) and UTF-8 cannot.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
         temporary.replace(path)
+    except UnicodeEncodeError as error:
+        around = error.object[max(0, error.start - 20) : error.end + 20]
+        raise DataError(f"{path}: a text has half a character in it, near {around!r}; mend it") from error
     finally:
         temporary.unlink(missing_ok=True)
 

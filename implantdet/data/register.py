@@ -69,7 +69,8 @@ def _load(root: str, part: str, systems_only: bool, name: str) -> list[dict[str,
     wanted = image_ids(load_folds(root, content), part)
     categories = [c for c in content["categories"] if not systems_only or c.get("supercategory") == SYSTEM]
     if not categories:
-        raise DataError(f"{name}: no category of {Path(root) / ANNOTATIONS} has the supercategory '{SYSTEM}'")
+        what = f"has the supercategory '{SYSTEM}'" if systems_only else "is there; expected one or more"
+        raise DataError(f"{name}: no category of {Path(root) / ANNOTATIONS} {what}")
     contiguous = {category["id"]: index for index, category in enumerate(categories)}
     MetadataCatalog.get(name).set(
         thing_classes=[category["name"] for category in categories],

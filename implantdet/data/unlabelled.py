@@ -32,6 +32,9 @@ class SquareCrop(T.Augmentation):
         size: side of the square, in pixels.
         min_area: smallest share of the image that is cropped, in (0, 1]; the crop's aspect ratio is 3:4 to 4:3.
             1: the whole image, whatever its aspect ratio.
+
+    Raises:
+        ValueError: ``min_area`` is not in (0, 1].
     """
 
     def __init__(self, size: int, min_area: float) -> None:

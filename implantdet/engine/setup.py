@@ -25,6 +25,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Returns:
         The frozen config; it is also written to ``OUTPUT_DIR/config.yaml``.
+
+    Raises:
+        DataError: the dataset folder cannot be used.
+        ValueError: as ``complete_from_data``.
     """
     cfg = get_cfg()
     add_implantdet_config(cfg)
@@ -49,30 +53,32 @@ def needs_no_labels(cfg: CfgNode) -> bool:
 
 
 def complete_from_data(cfg: CfgNode) -> None:
-    """Set the number of classes and, unless it is given, whether there is a mask head, from the training sets.
+    """Set the number of classes and, unless it is given, whether there is a mask head, from the data.
 
     Raises:
-        ValueError: there is no training set, a test set has other classes, or ``MODEL.MASK_ON`` is asked for and
-            annotations have no masks.
+        ValueError: there is no training set, a set has other classes than the first, or ``MODEL.MASK_ON`` is asked for
+            and annotations have no masks.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; expected the name of a training set, which decides the classes")
-    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
-    annotations = [annotation for record in records for annotation in record["annotations"]]
-    num_masks = sum("segmentation" in annotation for annotation in annotations)
-    classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-    for name in cfg.DATASETS.TEST:
-        DatasetCatalog.get(name)  # the metadata is there after this
-        if MetadataCatalog.get(name).thing_classes != classes:
+    num_masks, lacking = 0, []
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        annotations = [annotation for record in DatasetCatalog.get(name) for annotation in record["annotations"]]
+        with_mask = sum("segmentation" in annotation for annotation in annotations)
+        num_masks += with_mask
+        if with_mask < len(annotations):
+            lacking.append(f"{len(annotations) - with_mask} of the {len(annotations)} annotations of {name}")
+        # The metadata is there after DatasetCatalog.get.
+        found, classes = (MetadataCatalog.get(known).thing_classes for known in (name, cfg.DATASETS.TRAIN[0]))
+        if found != classes:
             raise ValueError(
-                f"DATASETS.TEST: '{name}' has the classes {MetadataCatalog.get(name).thing_classes}, but the training "
-                f"set '{cfg.DATASETS.TRAIN[0]}' has {classes}"
+                f"DATASETS: '{name}' has the classes {found}, but '{cfg.DATASETS.TRAIN[0]}', to train on, has {classes}"
             )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     if cfg.MODEL.MASK_ON is None:
-        cfg.MODEL.MASK_ON = 0 < num_masks == len(annotations)
-    elif cfg.MODEL.MASK_ON and num_masks < len(annotations):
+        cfg.MODEL.MASK_ON = num_masks > 0 and not lacking
+    elif cfg.MODEL.MASK_ON and lacking:
         raise ValueError(
-            f"MODEL.MASK_ON is True, but {len(annotations) - num_masks} of the {len(annotations)} annotations of "
-            f"{', '.join(cfg.DATASETS.TRAIN)} have no 'segmentation': set MODEL.MASK_ON False, or annotate masks"
+            f"MODEL.MASK_ON is True, but {' and '.join(lacking)} have no 'segmentation': "
+            "set MODEL.MASK_ON False, or annotate masks"
         )

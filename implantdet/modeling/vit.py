@@ -130,6 +130,9 @@ class ViT(Backbone):
 
         Returns:
             Tokens (N, H·W, D) in row-major order, and the grid (H, W).
+
+        Raises:
+            ValueError: a side of the images is not a multiple of 16.
         """
         height, width = images.shape[-2:]
         if height % PATCH_SIZE or width % PATCH_SIZE:

@@ -93,7 +93,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"ж": 1})
     assert json.loads(path.read_text(encoding="utf-8")) == {"ж": 1}
-    for content, error in (({1, 2}, TypeError), (float("nan"), ValueError)):
+    for content, error in (({1, 2}, TypeError), (float("nan"), ValueError), ("a\ud83d", DataError)):
         with pytest.raises(error):
             write_json(path, content)
     assert json.loads(path.read_text(encoding="utf-8")) == {"ж": 1}

@@ -109,6 +109,14 @@ def test_names_are_mapped_and_systems_are_recognised(tmp_path):
         import_dataset(src, tmp_path / "wrong", names={"y": "ITI"})
 
 
+def test_half_a_character_is_named(tmp_path):
+    src = write_coco(tmp_path / "src")
+    edit_coco(src, "categories", 1, name="\ud83d")
+    with pytest.raises(DataError, match=r"half a character in it, near '.*\\ud83d"):
+        import_dataset(src, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
 def test_output_must_be_free(tmp_path):
     src = write_yolo(tmp_path / "src")
     out = tmp_path / "out"

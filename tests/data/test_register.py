@@ -102,11 +102,14 @@ def test_systems_keep_whole_implants_only(root, name):
     assert MetadataCatalog.get(f"{name}_test_systems").thing_classes == ["ITI"]
 
 
-def test_without_systems_the_error_says_so(root, name):
+def test_without_systems_or_any_category_the_error_says_so(root, name):
     edit_json(root / "annotations.json", lambda content: content["categories"][1].pop("supercategory"))
     register_idd(root, name)
     with pytest.raises(DataError, match=r"no category of .* has the supercategory 'system'"):
         DatasetCatalog.get(f"{name}_test_systems")
+    edit_json(root / "annotations.json", lambda content: content.update(annotations=[], categories=[]))
+    with pytest.raises(DataError, match=r"no category of .*annotations\.json is there"):
+        DatasetCatalog.get(f"{name}_test")
 
 
 def test_twice_the_same_folder_is_harmless_and_another_is_an_error(root, name, tmp_path, monkeypatch):

@@ -26,13 +26,18 @@ def test_classes_and_masks_come_from_the_data(idd_root, boxes_only_root, tmp_pat
     assert written["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 5
 
 
-def test_one_missing_mask_means_no_mask_head(tmp_path):
-    root = write_idd(tmp_path / "mixed")
+@pytest.mark.parametrize(
+    ("image_id", "lacking"),
+    [(3, "1 of the 36 annotations of tiny_mixed3_train"), (2, "1 of the 12 annotations of tiny_mixed2_val")],
+)
+def test_one_missing_mask_means_no_mask_head(tmp_path, image_id, lacking):
+    """Also in a validation image, where it would stop the training at the first evaluation."""
+    root = write_idd(tmp_path / f"mixed{image_id}")
     content = json.loads((root / "annotations.json").read_text(encoding="utf-8"))
-    del next(item for item in content["annotations"] if item["image_id"] == 3)["segmentation"]  # a training image
+    del next(item for item in content["annotations"] if item["image_id"] == image_id)["segmentation"]
     (root / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
     assert setup(arguments(root, tmp_path)).MODEL.MASK_ON is False
-    with pytest.raises(ValueError, match=r"MODEL\.MASK_ON is True, but 1 of the 36 annotations"):
+    with pytest.raises(ValueError, match=rf"MODEL\.MASK_ON is True, but {lacking}_fold0 have no 'segmentation'"):
         setup(arguments(root, tmp_path, "MODEL.MASK_ON", "True"))
 
 
@@ -59,9 +64,7 @@ def test_masks_that_are_not_there_are_an_error(boxes_only_root, tmp_path):
 
 
 def test_a_test_set_of_other_classes_is_an_error(idd_root, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"DATASETS.TEST: 'tiny_masks_test_systems' has the classes \['Bicon', 'ITI'\]"
-    ):
+    with pytest.raises(ValueError, match=r"DATASETS: 'tiny_masks_test_systems' has the classes \['Bicon', 'ITI'\]"):
         setup(arguments(idd_root, tmp_path, "DATASETS.TEST", "('tiny_masks_test_systems',)"))
 
 

@@ -44,6 +44,7 @@ def gradients(model):
 def reference_mae(model, norm_pix_loss, in_chans):
     """The same network in transformers, with the weights of ``model``."""
     import transformers  # here, since it is large and only this reference needs it
+
     config = transformers.ViTMAEConfig(
         **{"image_size": 64, "num_channels": in_chans, "hidden_size": 64, "num_hidden_layers": 6},
         **{"num_attention_heads": 2, "intermediate_size": 192, "decoder_hidden_size": 32, "layer_norm_eps": 1e-6},

@@ -51,3 +51,18 @@ def test_views_show_an_implant_at_a_natural_size(patients):
         ]
         assert any(inside)
         assert 16 / 200 < view.scale[0] <= view.scale[1] < 48 / 200
+
+
+def test_sensors_stay_on_the_canvas(patients):
+    rows, columns = np.mgrid[0:200:8, 0:200:8]
+    overlaps = []
+    for patient in patients:
+        canvas = patient.canvas
+        for seed in range(20):
+            view = periapical.sample_view(np.random.default_rng(seed), patient, 200)
+            inside = view.frame.distance(view.size)[rows, columns] > 0
+            pixels = np.stack([columns[inside], rows[inside]]) + 0.5
+            x, y = np.linalg.inv(view.matrix[:, :2]) @ (pixels - view.matrix[:, 2:])
+            assert canvas.x0 <= x.min() <= x.max() <= canvas.x0 + canvas.width  # else the jaw would be mirrored
+            overlaps.append(((y < canvas.y0) | (y > canvas.y0 + canvas.height)).mean())
+    assert np.mean(np.array(overlaps) > 0) < 0.03  # only the tallest sensors on leaning jaws are higher than the canvas

@@ -74,3 +74,39 @@ def test_predictions_of_another_dataset_are_refused(dataset, tmp_path, changes):
 def test_missing_predictions_say_where_they_come_from(dataset, tmp_path):
     with pytest.raises(DataError, match=r"no such file; `python train_net\.py --eval-only"):
         draw_dataset(dataset, tmp_path / "out", tmp_path / "nothing.json")
+
+
+def write_implants(tmp_path, *images):
+    """``implants.json`` with (image_id, error) and one implant per image."""
+    implant = {"box": [9, 9, 18, 18], "score": 0.8, "axis": None, "length_mm": None, "parts": [], "ranking": None}
+    records = [{"image_id": image_id, "error": error, "implants": [implant]} for image_id, error in images]
+    path = tmp_path / "implants.json"
+    path.write_text(json.dumps({"dataset": "idd_test", "images": records}), encoding="utf-8")
+    return path
+
+
+def test_implants_stand_beside_the_ground_truth_of_their_images(dataset, tmp_path):
+    paths = draw_dataset(dataset, tmp_path / "out", implants=write_implants(tmp_path, (2, 0.1)))
+    assert [path.name for path in paths] == ["000002_two.png"]  # the other image was not evaluated
+    assert has_box(paths[0])
+    faint = draw_dataset(dataset, tmp_path / "faint", implants=write_implants(tmp_path, (2, 0.1)), min_score=0.9)
+    assert not has_box(faint[0])
+
+
+def test_the_worst_come_first(dataset, tmp_path):
+    implants = write_implants(tmp_path, (1, 0.2), (2, 1.7))
+    names = [path.name for path in draw_dataset(dataset, tmp_path / "all", implants=implants, worst=5)]
+    assert names == ["worst001_000002_two.png", "worst002_000001_one.png"]
+    assert len(draw_dataset(dataset, tmp_path / "one", implants=implants, worst=1)) == 1
+
+
+def test_the_worst_without_implants_is_an_error(dataset, tmp_path):
+    with pytest.raises(DataError, match="give it with --implants"):
+        draw_dataset(dataset, tmp_path / "out", worst=3)
+
+
+def test_implants_of_another_dataset_are_refused(dataset, tmp_path):
+    with pytest.raises(DataError, match=r"implants\.json: image 7: not in this dataset"):
+        draw_dataset(dataset, tmp_path / "out", implants=write_implants(tmp_path, (7, 0.2)))
+    with pytest.raises(DataError, match=r"predictions\.json: expected an object with the list 'images'"):
+        draw_dataset(dataset, tmp_path / "out", implants=write_predictions(tmp_path))

@@ -1,0 +1,131 @@
+"""The second stage in a training: fit the assembler, calibrate it, keep it beside the checkpoints, report implants."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import HookBase
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from torch import nn
+
+from implantdet.assembly.assembler import PartAssembler
+from implantdet.engine.setup import needs_no_labels
+from implantdet.taxonomy import default_taxonomy
+
+logger = logging.getLogger(__name__)
+
+ASSEMBLER = "assembler.json"
+
+
+class SecondStage(HookBase):
+    """Learns to assemble implants, where the training set shows how.
+
+    Before the training, the assembler is fitted to the training set. After it, it is calibrated by predictions on
+    ``DATASETS.TEST``, which is the validation fold there, and written to ``OUTPUT_DIR/assembler.json``; then the
+    implants of ``<DATASETS.NAME>_test`` are evaluated in a folder of that name.
+
+    Args:
+        cfg: of the training.
+        model: that is evaluated.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+        self._cfg = cfg
+        self._model = model
+        self._assembler: PartAssembler | None = None
+
+    def before_train(self) -> None:
+        """Fit; it takes seconds, and what the data lacks shows before hours of training."""
+        self._assembler = fit_assembler(self._cfg)
+
+    def after_train(self) -> None:
+        """Calibrate, save and report, unless the training was interrupted."""
+        if self._assembler is None or self.trainer.iter < self.trainer.max_iter:
+            return
+        cfg = self._cfg
+        records, predictions = [], []
+        for name in cfg.DATASETS.TEST:
+            collector = _Predictions()
+            inference_on_dataset(self._model, self.trainer.build_test_loader(cfg, name), collector)
+            records += DatasetCatalog.get(name)
+            predictions += [collector.instances[record["image_id"]] for record in DatasetCatalog.get(name)]
+        self._assembler.calibrate(records, predictions)  # in every process, with the same predictions
+        if comm.is_main_process():
+            path = Path(cfg.OUTPUT_DIR) / ASSEMBLER
+            self._assembler.save(path)
+            logger.info("Saved the assembler, calibrated on %s: %s", ", ".join(cfg.DATASETS.TEST), path)
+        self._report()
+
+    def _report(self) -> None:
+        assert self._assembler is not None, "after_train() has looked"
+        test = f"{self._cfg.DATASETS.NAME}_test"
+        if test in self._cfg.DATASETS.TEST or not DatasetCatalog.get(test):
+            logger.warning("%s is empty, or the assembler was calibrated on it: no implants are reported.", test)
+            return
+        cfg = self._cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TEST = (test,)
+        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / test)
+        self.trainer.test_implants(cfg, self._model, self._assembler)
+
+
+def fit_assembler(cfg: CfgNode) -> PartAssembler | None:
+    """An assembler that has learned from ``DATASETS.TRAIN``; None if its classes or annotations do not allow it."""
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+    if not any(map(default_taxonomy().axis_of, classes)):
+        return None
+    assembler = PartAssembler(cfg, classes)
+    try:
+        return assembler.fit(records)
+    except ValueError as error:
+        logger.warning("There is no second stage: %s.", error)
+        return None
+
+
+def load_assembler(cfg: CfgNode, checkpoint: str) -> PartAssembler | None:
+    """The assembler that lies beside a checkpoint; None if there is no second stage.
+
+    Raises:
+        ValueError: the training set allows a second stage, but there is no assembler, or it is of another detector.
+    """
+    if needs_no_labels(cfg):
+        return None
+    path = Path(checkpoint).with_name(ASSEMBLER)
+    if path.is_file():
+        return PartAssembler(cfg, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes).load(path)
+    if fit_assembler(cfg) is None:
+        return None
+    raise ValueError(
+        f"{path}: no such file; expected the assembler of the training that wrote {Path(checkpoint).name}. "
+        "`python train_net.py --resume` with the config and OUTPUT_DIR of that training writes it, without training "
+        "anew if the training has ended"
+    )
+
+
+class _Predictions(DatasetEvaluator):
+    """Keeps what the model says, of all processes in every process: image id → ``Instances``."""
+
+    def __init__(self) -> None:
+        self.instances: dict[Any, Instances] = {}
+
+    def reset(self) -> None:
+        self.instances = {}
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        for image, output in zip(inputs, outputs, strict=True):
+            found = output["instances"].to("cpu")
+            fields = {name: found.get(name) for name in ("pred_boxes", "scores", "pred_classes")}  # masks are large
+            self.instances[image["image_id"]] = Instances(found.image_size, **fields)
+
+    def evaluate(self) -> None:
+        gathered = comm.all_gather(list(self.instances.items()))
+        self.instances = dict(itertools.chain.from_iterable(gathered))

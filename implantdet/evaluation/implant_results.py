@@ -1,0 +1,66 @@
+"""``implants.json``: assembled implants as a file. ``datasets/README.md`` documents its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from implantdet.evaluation.implant_matching import ImageOutcome
+from implantdet.structures import Candidate, Implant, Part, Ranking
+
+
+def implants_content(dataset_name: str, outcomes: Iterable[ImageOutcome]) -> dict[str, Any]:
+    """The content of ``implants.json``."""
+    return {
+        "dataset": dataset_name,
+        "images": [
+            {
+                "image_id": outcome.image_id,
+                "error": outcome.error,
+                "implants": [implant_content(implant) for implant in outcome.assembly.implants],
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def implant_content(implant: Implant) -> dict[str, Any]:
+    """One implant as plain numbers, texts, lists and dicts."""
+    return {
+        "box": implant.box,
+        "score": implant.score,
+        "axis": implant.axis,
+        "tilt": implant.tilt,
+        "length": implant.length,
+        "width": implant.width,
+        "length_mm": implant.length_mm,
+        "width_mm": implant.width_mm,
+        "parts": [_part(part) for part in implant.parts],
+        "whole": implant.whole and _part(implant.whole),
+        "ranking": implant.ranking and _ranking(implant.ranking),
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {
+        "third": part.third,
+        "box": part.box,
+        "score": part.score,
+        "box_std": part.box_std,
+        "readings": [{"axis": r.axis, "value": r.value, "score": r.score} for r in part.readings],
+    }
+
+
+def _ranking(ranking: Ranking) -> dict[str, Any]:
+    return {
+        "systems": [_candidate(candidate) for candidate in ranking.systems],
+        "lines": [_candidate(candidate) for candidate in ranking.lines if candidate.evidence],
+        "system_set": ranking.system_set,
+        "line_set": ranking.line_set,
+        "fit": ranking.fit,
+        "unknown": ranking.unknown,
+    }
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return candidate._asdict() | {"evidence": [reason._asdict() for reason in candidate.evidence]}

@@ -1,0 +1,85 @@
+"""Assembled implants drawn on their radiograph: parts, inferred parts dashed, axis, box, and the ranked systems."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from implantdet.report.overlay import COLOURS, COLUMN, OTHER_COLOUR, Note, on_panel, open_panel, write_notes
+from implantdet.taxonomy import SYSTEM
+
+DASH = 7  # pixels of a dash, and of a gap
+SHOWN = 0.01  # candidates that are less probable are not written
+LENGTH = COLUMN // 9  # characters that fit a line
+
+
+def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: str) -> Image.Image:
+    """One radiograph with its assembled implants and, beside it, what each may be.
+
+    Args:
+        image: H×W, uint8.
+        implants: as in ``implants.json``.
+        title: stands above the image.
+
+    Returns:
+        An RGB picture, as high as those of ``draw_panel``.
+    """
+    panel, scale = open_panel(image, title)
+    draw = ImageDraw.Draw(panel)
+    for implant in implants:
+        draw.rectangle(on_panel(implant["box"], scale), outline=COLOURS[SYSTEM], width=2)
+        for part in implant["parts"]:
+            colour = COLOURS[part["third"]]
+            if part["box_std"] is None:
+                draw.rectangle(on_panel(part["box"], scale), outline=colour, width=2)
+            else:
+                _dashed_rectangle(draw, on_panel(part["box"], scale), colour)
+        if implant["axis"] is not None:
+            draw.line(
+                on_panel([value for point in implant["axis"] for value in point], scale), fill=OTHER_COLOUR, width=2
+            )
+    write_notes(panel, scale, [Note(implant["box"], COLOURS[SYSTEM], describe(implant)) for implant in implants])
+    return panel
+
+
+def describe(implant: dict[str, Any]) -> list[str]:
+    """What is known of an implant, in lines that fit beside the image: systems, lines, evidence, size."""
+    lines = []
+    if ranking := implant["ranking"]:
+        lines += _fit(ranking["systems"], "unknown, like " if ranking["unknown"] else "")
+        lines += [f"  {line}" for line in _fit(ranking["lines"])[:1]]
+        for word, sign in (("for", 1), ("against", -1)):
+            reasons = [reason for reason in ranking["systems"][0]["evidence"] if sign * reason["weight"] > 0]
+            if reasons:
+                reason = max(reasons, key=lambda reason: abs(reason["weight"]))
+                said = f"{reason['axis']} {reason['value']}".replace(".", " ").replace("_", " ")
+                lines.append(f"  {word}: {said} {reason['score']:.0%}")
+    inferred = [part["third"] for part in implant["parts"] if part["box_std"] is not None]
+    size = "" if implant["length_mm"] is None else f", {implant['length_mm']:.1f} mm long"
+    lines.append(f"  score {implant['score']:.0%}{size}")
+    return [*lines, f"  inferred: {', '.join(inferred)}"] if inferred else lines
+
+
+def _fit(candidates: Sequence[dict[str, Any]], start: str = "") -> list[str]:
+    """Names with their probabilities, most probable first, in one line; none if there are no candidates."""
+    line = start
+    for candidate in candidates:
+        name = f"{candidate['name']} {candidate['probability']:.0%}"
+        if candidate["probability"] < SHOWN or len(line) + len(name) > LENGTH - 4:
+            break
+        line += name if line == start else f", {name}"
+    return [line] if line != start else []
+
+
+def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: Sequence[int], colour: tuple[int, int, int]) -> None:
+    x0, y0, x1, y1 = box
+    for start, end in (((x0, y0), (x1, y0)), ((x1, y0), (x1, y1)), ((x0, y1), (x1, y1)), ((x0, y0), (x0, y1))):
+        length = math.dist(start, end)
+        for begin in range(0, int(length), 2 * DASH):
+            here, there = begin / length, min(begin + DASH, length) / length
+            points = [s + share * (e - s) for share in (here, there) for s, e in zip(start, end, strict=True)]
+            draw.line(points, fill=colour, width=2)

@@ -1,0 +1,134 @@
+"""Trainings that end with an assembler, and those that do not."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import write_idd
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from torch import nn, tensor
+
+from implantdet.engine.second_stage import ASSEMBLER, SecondStage, fit_assembler, load_assembler
+from implantdet.engine.trainer import Trainer
+
+SHORT = ("SOLVER.MAX_EPOCHS", "0.1", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.MASK_ON", "False")
+
+
+@pytest.fixture(scope="module")
+def implants_root(tmp_path_factory):
+    """Forty images: the training set of fold 0 has 36 implants, its validation set and the test set twelve each."""
+    return write_idd(tmp_path_factory.mktemp("idd") / "implants", num_images=40, masks=False)
+
+
+@pytest.fixture
+def cfg(tiny_cfg, implants_root):
+    return tiny_cfg(*SHORT, root=implants_root)
+
+
+def train(cfg, interrupt=False):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    if interrupt:
+
+        def run_step():
+            raise KeyboardInterrupt
+
+        trainer.run_step = run_step
+    trainer.train()
+
+
+def results(folder):
+    return json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
+
+
+def test_a_training_ends_with_implants(cfg, tmp_path):
+    train(cfg)
+    out = Path(cfg.OUTPUT_DIR)
+    assert "implants" not in results(out)  # of the validation set, as during the training
+    report = results(out / "tiny_implants_test")
+    assert report["dataset"] == "tiny_implants_test"
+    assert report["implants"]["num_implants"] == 12
+    assert report["implants"]["stage1"]["fps"] > report["implants"]["stage2"]["fps"] > 0
+    assert (out / "tiny_implants_test/implants.json").is_file()
+
+    # Evaluated anew, by the file beside the checkpoint, it finds the same.
+    again = cfg.clone()
+    again.defrost()
+    again.merge_from_list(["MODEL.WEIGHTS", str(out / "model_final.pth"), "OUTPUT_DIR", str(tmp_path / "again")])
+    again.DATASETS.TEST = ("tiny_implants_test",)
+    flat = Trainer.evaluate(again)
+    assert flat["implants"]["stage2_AP"] == pytest.approx(report["implants"]["stage2"]["by_system"]["AP"], nan_ok=True)
+    assert (tmp_path / "again/implants.json").read_bytes() == (out / "tiny_implants_test/implants.json").read_bytes()
+
+    (out / ASSEMBLER).unlink()
+    with pytest.raises(ValueError, match=r"assembler\.json: no such file; .*train_net\.py --resume"):
+        Trainer.evaluate(again)
+
+
+def test_an_interrupted_training_leaves_no_assembler(cfg):
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, interrupt=True)
+    assert not (Path(cfg.OUTPUT_DIR) / ASSEMBLER).exists()
+
+
+class Oracle(nn.Module):
+    """Finds all thirds and nothing else."""
+
+    def forward(self, inputs):
+        return [{"instances": self.find(record["image_id"])} for record in inputs]
+
+    def find(self, image_id):
+        record = next(record for record in self.records if record["image_id"] == image_id)
+        chosen = [item for item in record["annotations"] if item["category_id"] < 3]
+        boxes = [BoxMode.convert(item["bbox"], item["bbox_mode"], BoxMode.XYXY_ABS) for item in chosen]
+        return Instances(
+            (record["height"], record["width"]),
+            pred_boxes=Boxes(tensor(boxes)),
+            scores=tensor([0.9] * len(boxes)),
+            pred_classes=tensor([item["category_id"] for item in chosen]),
+        )
+
+
+def test_the_model_that_is_given_is_calibrated_and_reported(cfg):
+    """The hook alone, with a model of its own: validation teaches that no third is missed, and every whole implant."""
+    oracle = Oracle()
+    oracle.records = [r for part in ("val_fold0", "test") for r in DatasetCatalog.get(f"tiny_implants_{part}")]
+    hook = SecondStage(cfg, oracle)
+    hook.trainer = SimpleNamespace(
+        iter=1, max_iter=1, build_test_loader=Trainer.build_test_loader, test_implants=Trainer.test_implants
+    )
+    hook.before_train()
+    hook.after_train()
+    state = load_assembler(cfg, str(Path(cfg.OUTPUT_DIR) / "model_final.pth")).state_
+    assert state.miss_rates.tolist() == [0.01, 0.01, 0.01, 0.5]  # the limits of the rates
+    implants = results(Path(cfg.OUTPUT_DIR) / "tiny_implants_test")["implants"]
+    assert implants["grouping"] == {"exact": 1, "num_implants": 12}
+    assert implants["stage2"]["any_system"]["AP50"] == pytest.approx(100)
+
+
+def test_too_few_implants_are_a_warning_and_no_second_stage(tiny_cfg, caplog):
+    cfg = tiny_cfg()
+    assert fit_assembler(cfg) is None
+    assert "There is no second stage: the dataset has 9 implants with all three thirds" in caplog.text
+    assert load_assembler(cfg, "no/checkpoint.pth") is None
+
+
+def test_whole_implants_alone_have_no_second_stage(tiny_cfg, implants_root, caplog):
+    systems = ("DATASETS.TRAIN", "('tiny_implants_train_fold0_systems',)")
+    assert fit_assembler(tiny_cfg(*systems, "DATASETS.TEST", "()", root=implants_root)) is None
+    assert not caplog.text
+
+
+def test_a_wrong_method_is_an_error_and_not_a_missing_second_stage(tiny_cfg, implants_root):
+    with pytest.raises(ValueError, match=r"ASSEMBLY\.METHOD: found 'guess'"):
+        fit_assembler(tiny_cfg("ASSEMBLY.METHOD", "guess", root=implants_root))
+
+
+def test_nothing_is_reported_on_what_calibrated(tiny_cfg, implants_root, caplog):
+    cfg = tiny_cfg(*SHORT, "DATASETS.TEST", "('tiny_implants_test',)", root=implants_root)
+    train(cfg)
+    assert "calibrated on it: no implants are reported" in caplog.text
+    assert (Path(cfg.OUTPUT_DIR) / ASSEMBLER).is_file()
+    assert not (Path(cfg.OUTPUT_DIR) / "tiny_implants_test").exists()

@@ -1,0 +1,37 @@
+import json
+
+from implant_outcomes import complete, found, inferred, known, outcome, ranking
+
+from implantdet.evaluation.implant_results import implant_content, implants_content
+
+
+def test_an_implant_survives_json():
+    implant = found(1, [*complete(1, 0)[:2], inferred(1, "apical")], score=0.7)
+    content = implant_content(implant)
+    read = json.loads(json.dumps(content, allow_nan=False))
+    assert read["box"] == [50, 10, 70, 70]
+    assert read["axis"] == [[60, 10], [60, 70]]
+    assert (read["score"], read["length"], read["length_mm"], read["width_mm"], read["tilt"]) == (0.7, 60, 6, 2, 0)
+    assert [part["third"] for part in read["parts"]] == ["coronal", "middle", "apical"]
+    assert [part["box_std"] for part in read["parts"]] == [None, None, [1, 1, 1, 1]]
+    assert read["parts"][0]["readings"] == [{"axis": "coronal.level", "value": "bone", "score": 0.9}]
+    first = read["ranking"]["systems"][0]
+    assert (first["name"], first["probability"], first["rank"]) == ("ITI", 0.9, 1)
+    assert first["evidence"][0] == {"axis": "coronal.level", "value": "bone", "score": 0.9, "weight": 1.5}
+    assert read["whole"] is None
+
+
+def test_the_set_and_unknown_are_kept():
+    rank = ranking(("ITI", 1.0), system_set=("ITI", "Bego"), unknown=True)
+    content = implant_content(found(0, complete(0, 0), rank=rank))["ranking"]
+    assert (content["system_set"], content["line_set"], content["unknown"]) == (("ITI", "Bego"), None, True)
+
+
+def test_every_image_is_there_with_its_error():
+    outcomes = [outcome([found(0, complete(0, 0))], [known(0)], image_id=4), outcome([], [known(0)], image_id=5)]
+    content = implants_content("idd_test", outcomes)
+    assert content["dataset"] == "idd_test"
+    assert [(image["image_id"], image["error"], len(image["implants"])) for image in content["images"]] == [
+        (4, 0, 1),
+        (5, 1, 0),
+    ]

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from implantdet.report.implant_overlay import describe, draw_implants
+from implantdet.report.overlay import COLOURS, COLUMN, HEIGHT, OTHER_COLOUR
+
+
+def candidate(name, probability, *evidence):
+    reasons = [{"axis": axis, "value": value, "score": 0.9, "weight": weight} for axis, value, weight in evidence]
+    return {"name": name, "probability": probability, "rank": 1, "evidence": reasons}
+
+
+def part(third, box, std=None):
+    return {"third": third, "box": box, "score": 0.9, "box_std": std, "readings": []}
+
+
+def implant(**changes):
+    evidence = (("coronal.level", "tissue", 2.0), ("apical.apex", "flat", -0.7), ("middle.body", "straight", 0.1))
+    ranking = {
+        "systems": [candidate("ITI", 0.934, *evidence), candidate("Bego", 0.06), candidate("Bicon", 0.006)],
+        "lines": [candidate("ITI TL S", 0.9)],
+        "unknown": False,
+    }
+    parts = [part("coronal", [40, 20, 60, 40]), part("apical", [40, 60, 60, 80], [1, 1, 1, 1])]
+    return {
+        "box": [36, 16, 64, 84],
+        "score": 0.87,
+        "axis": [[50, 20], [50, 80]],
+        "length_mm": 10.04,
+        "parts": parts,
+        "ranking": ranking,
+        **changes,
+    }
+
+
+def test_systems_lines_evidence_and_size_are_told():
+    assert describe(implant()) == [
+        "ITI 93%, Bego 6%",
+        "  ITI TL S 90%",
+        "  for: coronal level tissue 90%",
+        "  against: apical apex flat 90%",
+        "  score 87%, 10.0 mm long",
+        "  inferred: apical",
+    ]
+
+
+def test_an_unknown_implant_is_called_so():
+    ranking = implant()["ranking"] | {"unknown": True, "lines": []}
+    assert describe(implant(ranking=ranking))[:2] == [
+        "unknown, like ITI 93%, Bego 6%",
+        "  for: coronal level tissue 90%",
+    ]
+
+
+def test_without_ranking_scale_and_inferred_parts():
+    assert describe(implant(ranking=None, length_mm=None, parts=[])) == ["  score 87%"]
+
+
+def test_lines_fit_beside_the_image():
+    names = [candidate(f"a product line with a long name {k}", 0.2) for k in range(5)]
+    assert all(len(line) < COLUMN // 9 for line in describe(implant(ranking=implant()["ranking"] | {"lines": names})))
+
+
+def painted(content):
+    picture = np.asarray(draw_implants(np.zeros((HEIGHT, 300), np.uint8), content, "title"))
+    return picture[-HEIGHT:, :300]
+
+
+def share_of_edge(picture, box, colour):
+    x0, y0, x1, y1 = box
+    edge = np.concatenate([picture[y0, x0:x1], picture[y1, x0:x1], picture[y0:y1, x0], picture[y0:y1, x1]])
+    return float((edge == colour).all(axis=-1).mean())
+
+
+def test_detected_parts_are_solid_and_inferred_ones_dashed():
+    picture = painted([implant(axis=None)])
+    assert share_of_edge(picture, (40, 20, 60, 40), COLOURS["coronal"]) == 1
+    assert share_of_edge(picture, (36, 16, 64, 84), COLOURS["system"]) == pytest.approx(1, abs=0.03)  # the leading line
+    assert 0.4 < share_of_edge(picture, (40, 60, 60, 80), COLOURS["apical"]) < 0.8
+
+
+def test_the_axis_runs_from_end_to_end():
+    rows = np.flatnonzero((painted([implant()])[:, 50] == OTHER_COLOUR).all(axis=-1))
+    assert abs(rows.min() - 20) <= 2
+    assert abs(rows.max() - 80) <= 2
+    assert not (painted([implant(axis=None)]) == OTHER_COLOUR).all(axis=-1).any()
+
+
+@pytest.mark.parametrize("count", [0, 40])
+def test_any_number_of_implants_fits(count):
+    assert draw_implants(np.zeros((400, 600), np.uint8), [implant()] * count, "many").height < HEIGHT + 100
