@@ -137,7 +137,7 @@ class PartAssembler:
         """Learn how far the detector can be trusted. Use images that neither it nor ``fit`` was trained on.
 
         Args:
-            dataset_dicts: of the validation set.
+            dataset_dicts: of the validation set; images of one ``patient_id`` or ``source_id`` are judged together.
             predictions: the detector's output for each of them.
         """
         fitted = self._fitted()
@@ -156,8 +156,8 @@ class PartAssembler:
             calibration=Calibration(),
         )
         self._prepare()
-        outcomes = [(self.explain(instances), image) for instances, image in zip(predictions, known, strict=True)]
-        learned = calibrating.learn_from(outcomes)
+        groups = [str(r.get("patient_id") or r.get("source_id") or r["image_id"]) for r in dataset_dicts]
+        learned = calibrating.learn_from(zip(groups, map(self.explain, predictions), known, strict=True))
         self.state_ = replace(
             self.state_,
             whole_weights=learned.whole_weights,

@@ -91,23 +91,25 @@ class Learned(NamedTuple):
     samples: list[Sample]
 
 
-def learn_from(outcomes: Iterable[tuple[Assembly, Sequence[KnownImplant]]], default_weight: float = 0.5) -> Learned:
-    """Compare assembled images with the known implants in them."""
+def learn_from(
+    outcomes: Iterable[tuple[str, Assembly, Sequence[KnownImplant]]], default_weight: float = 0.5
+) -> Learned:
+    """Compare assembled images with the known implants in them; every image comes with its patient."""
     pairs, features, correct = [], [], []
-    for assembly, known in outcomes:
+    for group, assembly, known in outcomes:
         matched = dict(match([implant.box for implant in assembly.implants], [implant.box for implant in known]))
         for index, implant in enumerate(assembly.implants):
             features.append(score_features(implant.parts, implant.whole))
             correct.append(index in matched)
             if index in matched:
-                pairs.append((implant, known[matched[index]]))
+                pairs.append((group, implant, known[matched[index]]))
     samples = [
-        Sample(readings_of(implant.parts, implant.whole), truth.values, truth.system, truth.product_line)
-        for implant, truth in pairs
+        Sample(readings_of(implant.parts, implant.whole), truth.values, truth.system, truth.product_line, group)
+        for group, implant, truth in pairs
         if truth.system is not None
     ]
     coefficients = fit_scores(np.array(features), np.array(correct)) if features else None
-    return Learned(whole_weights(pairs, default_weight), coefficients, samples)
+    return Learned(whole_weights((pair[1:] for pair in pairs), default_weight), coefficients, samples)
 
 
 def whole_weights(pairs: Iterable[tuple[Implant, KnownImplant]], default: float) -> Array:

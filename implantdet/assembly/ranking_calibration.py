@@ -17,6 +17,7 @@ from implantdet.taxonomy import SYSTEM
 CONFUSION_WEIGHT = 10.0  # an axis counts as read right until about so many readings of a value say otherwise
 UNKNOWN_SHARE = 0.05  # of known implants that may be called unknown
 LOG_TEMPERATURES = (-1.5, 3.0)
+FOLDS = 5  # of patients; each is judged by what the others taught
 
 
 class Sample(NamedTuple):
@@ -27,12 +28,14 @@ class Sample(NamedTuple):
         values: axis → true value, where it can be assessed.
         system: true system.
         line: title of the true product line, where it is known.
+        group: patient, or whatever else makes samples alike.
     """
 
     readings: Readings
     values: dict[str, str]
     system: str
     line: str | None
+    group: str = ""
 
 
 def calibrate(samples: Sequence[Sample], table: LineTable, coverage: float) -> Calibration:
@@ -48,23 +51,44 @@ def calibrate(samples: Sequence[Sample], table: LineTable, coverage: float) -> C
     """
     if not samples:
         return Calibration()
+    taught = _teach(samples, table)
+    groups = sorted({sample.group for sample in samples})
+    of_system, of_line, fits = [], [], []
+    for fold in range(FOLDS):
+        held_out = set(groups[fold::FOLDS])
+        judged = [sample for sample in samples if sample.group in held_out]
+        others = [sample for sample in samples if sample.group not in held_out]
+        if not judged:
+            continue
+        # Readings look better to what was learned from them: quantiles from there would promise too much.
+        ranker = Ranker(table, _teach(others, table) if others else taught)
+        likelihoods = ranker.likelihoods([sample.readings for sample in judged])
+        posteriors = ranker.posterior(likelihoods)
+        of_system += (1 - (posteriors * _own(judged, table)).sum(axis=1)).tolist()
+        of_line += [
+            1 - posterior[table.titles.index(sample.line)]
+            for posterior, sample in zip(posteriors.tolist(), judged, strict=True)
+            if sample.line in table.titles
+        ]
+        fits += ranker.fit(likelihoods).tolist()
+    return replace(
+        taught,
+        system_quantile=conformal_quantile(np.array(of_system), coverage),
+        line_quantile=conformal_quantile(np.array(of_line), coverage),
+        min_fit=float(np.quantile(fits, UNKNOWN_SHARE)),
+    )
+
+
+def _teach(samples: Sequence[Sample], table: LineTable) -> Calibration:
+    """Confusions and temperature."""
     ranker = Ranker(table, Calibration(confusions=_confusions(samples, table)))
     likelihoods = ranker.likelihoods([sample.readings for sample in samples])
-    own = np.array([[system == sample.system for system in table.systems] for sample in samples])
-    ranker = Ranker(table, replace(ranker.calibration, temperature=_temperature(ranker, likelihoods, own)))
-    posteriors = ranker.posterior(likelihoods)
-    of_system = 1 - (posteriors * own).sum(axis=1)
-    of_line = [
-        1 - posterior[table.titles.index(sample.line)]
-        for posterior, sample in zip(posteriors, samples, strict=True)
-        if sample.line in table.titles
-    ]
-    return replace(
-        ranker.calibration,
-        system_quantile=conformal_quantile(of_system, coverage),
-        line_quantile=conformal_quantile(np.array(of_line), coverage),
-        min_fit=float(np.quantile(ranker.fit(likelihoods), UNKNOWN_SHARE)),
-    )
+    return replace(ranker.calibration, temperature=_temperature(ranker, likelihoods, _own(samples, table)))
+
+
+def _own(samples: Sequence[Sample], table: LineTable) -> Array:
+    """[K, L] 1 for the lines of a sample's true system."""
+    return np.array([[float(system == sample.system) for system in table.systems] for sample in samples])
 
 
 def conformal_quantile(scores: Array, coverage: float) -> float | None:
@@ -86,10 +110,10 @@ def _temperature(ranker: Ranker, likelihoods: Array, own: Array) -> float:
 
 def _confusions(samples: Sequence[Sample], table: LineTable) -> dict[str, Array]:
     counts = {axis: CONFUSION_WEIGHT * np.eye(len(values)) for axis, values in table.values.items()}
-    for readings, values, system, _ in samples:
-        for axis, truth in {**values, SYSTEM: system}.items():
-            if axis in readings:
+    for sample in samples:
+        for axis, truth in {**sample.values, SYSTEM: sample.system}.items():
+            if axis in sample.readings:
                 names = table.values[axis]
-                read = max(readings[axis].items(), key=lambda item: item[1])[0]
+                read = max(sample.readings[axis].items(), key=lambda item: item[1])[0]
                 counts[axis][names.index(truth), names.index(read)] += 1
     return {axis: count / count.sum(axis=1, keepdims=True) for axis, count in counts.items()}
