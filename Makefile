@@ -8,16 +8,17 @@ LOCKS := requirements/base.txt requirements/test.txt requirements/detectron2.txt
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto  # one thread each: the processes share the cores
 
-# Radiographs, a trained detector, its AP on patients that it has never seen, and pictures: everything lands in demo/.
-DEMO := DATASETS.TEST "('demo_test',)" OUTPUT_DIR demo/test MODEL.WEIGHTS demo/run/model_final.pth
+# Radiographs, a pre-trained backbone, a detector, implants with ranked systems on patients that no step has seen, and
+# pictures: everything lands in demo/.
+TEST := demo/run/demo_test
 demo: $(VENV)/.ready
 	rm -rf demo
 	$(BIN)/implantdet phantom --preset mini --out demo/phantom
+	$(BIN)/python train_net.py --config-file configs/demo_pretrain.yaml
 	$(BIN)/python train_net.py --config-file configs/demo.yaml
-	$(BIN)/python train_net.py --config-file configs/demo.yaml --eval-only $(DEMO)
-	$(BIN)/implantdet draw demo/phantom --part test --predictions demo/test/coco_instances_results.json \
-	  --min-score 0.3 --limit 16 --out demo/pictures
-	@echo "AP: demo/test/results.json. Pictures: demo/pictures."
+	$(BIN)/implantdet draw demo/phantom --part test --implants $(TEST)/implants.json --limit 16 --min-score 0.3 \
+	  --out demo/pictures
+	@echo "Metrics: $(TEST)/results.json. Pictures: demo/pictures."
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
