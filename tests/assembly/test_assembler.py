@@ -129,7 +129,7 @@ def test_moving_scaling_and_turning_changes_coordinates_alone(seed, dx, dy, scal
     expected, found = order(summary(plain, change)), order(summary(changed))
     assert [(row[0], row[2], row[3]) for row in found] == [(row[0], row[2], row[3]) for row in expected]
     for row, other in zip(found, expected, strict=True):
-        assert row[1] == pytest.approx(other[1], abs=1e-4 * scale)
+        assert row[1] == pytest.approx(other[1], abs=2e-4 * max(scale, 1))  # boxes come in single precision
 
 
 def check(implants):
