@@ -7,10 +7,15 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
+from hypothesis import settings
 
 from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
 from implantdet.engine.setup import complete_from_data
+
+# The same examples on every machine: a red test can be repeated.
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).parents[1]
 CATEGORIES = [
