@@ -29,7 +29,7 @@ def feature_size(shadow: Shadow, axis: str) -> float:
     """Millimetres of the detail that decides an axis (``<third>.<axis>``), 0 where it faces away."""
     line, diameter = shadow.implant.solid.line, shadow.implant.solid.diameter
     if axis in ("coronal.thread", "middle.thread"):
-        return line.thread[1]
+        return line.pitch(diameter)
     if axis == "coronal.microthread":
         return line.microthread[1] or MICROTHREAD_PITCH
     if axis == "apical.groove":  # a dark stripe or a notch in the flank, whichever way it faces

@@ -28,10 +28,10 @@ class ProductLine:
     level: str
     diameters: tuple[float, ...]
     lengths: tuple[float, ...]
-    collar: tuple[float, float]
+    collar: tuple[float, float | list[float]]
     platform: float
     taper: tuple[float, float, float]
-    thread: tuple[str, float, float, int]
+    thread: tuple[str, float | list[float], float, int]
     thread_from: float
     microthread: tuple[float, float]
     bore: tuple[float, float, float]
@@ -45,6 +45,20 @@ class ProductLine:
     def title(self) -> str:
         """System and line, such as ``ITI BLT``; a line that is named like its system stands alone."""
         return self.name if self.name == self.system else f"{self.system} {self.name}"
+
+    def pitch(self, diameter: float) -> float:
+        """From crest to crest of the thread, on an implant of this diameter."""
+        return self._at(self.thread[1], diameter)
+
+    def platform_ratio(self, diameter: float) -> float:
+        """Diameter of the platform relative to that of the body."""
+        return self._at(self.collar[1], diameter)
+
+    def _at(self, values: float | list[float], diameter: float) -> float:
+        """The value for the nearest of the line's diameters."""
+        if not isinstance(values, list):
+            return values
+        return min(zip(self.diameters, values, strict=True), key=lambda item: abs(item[0] - diameter))[1]
 
     def attributes(self, length: float) -> dict[str, str]:
         """Value of every axis of the taxonomy for an implant of this length, by ``<third>.<axis>``."""
@@ -105,6 +119,10 @@ def _numbers(*ranges: tuple[float, float]) -> Callable[[Any], bool]:
     )
 
 
+def _one_or_each(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: _number(low, high)(value) or _sizes(low, high)(value)
+
+
 def _sizes(low: float, high: float) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and bool(value) and all(_number(low, high)(v) for v in value)
 
@@ -117,7 +135,10 @@ def _rules(taxonomy: Taxonomy) -> dict[str, tuple[Callable[[Any], bool], str]]:
         "level": (lambda v: v in values["coronal.level"], f"one of {values['coronal.level']}"),
         "diameters": (_sizes(2, 8), "a list of millimetres in [2, 8]"),
         "lengths": (_sizes(4, 20), "a list of millimetres in [4, 20]"),
-        "collar": (_numbers((0, 4), (0.5, 1.6)), "[height in [0, 4], relative diameter in [0.5, 1.6]]"),
+        "collar": (
+            lambda v: isinstance(v, list) and len(v) == 2 and _number(0, 4)(v[0]) and _one_or_each(0.5, 1.6)(v[1]),
+            "[height in [0, 4], relative diameter (one, or one for each diameter) in [0.5, 1.6]]",
+        ),
         "platform": (_number(0.4, 1.2), "a ratio in [0.4, 1.2]"),
         "taper": (
             lambda v: _numbers((0, 0.6), (0, 1), (0, 1))(v) and v[1] < v[2],
@@ -128,9 +149,11 @@ def _rules(taxonomy: Taxonomy) -> dict[str, tuple[Callable[[Any], bool], str]]:
                 isinstance(v, list)
                 and len(v) == 4
                 and v[0] in shapes
-                and _numbers((0.3, 3), (0.05, 1.5), (0, 4))(v[1:])
+                and _one_or_each(0.3, 3)(v[1])
+                and _numbers((0.05, 1.5), (0, 4))(v[2:])
             ),
-            f"[one of {shapes}, pitch in [0.3, 3], depth in [0.05, 1.5], leads in [0, 4]]",
+            f"[one of {shapes}, pitch (one, or one for each diameter) in [0.3, 3], depth in [0.05, 1.5], "
+            "leads in [0, 4]]",
         ),
         "thread_from": (_number(0, 8), "millimetres in [0, 8]"),
         "microthread": (_numbers((0, 5), (0, 0.6)), "[height in [0, 5], pitch in [0, 0.6]]"),
@@ -162,4 +185,10 @@ def _line(where: str, entry: Any, taxonomy: Taxonomy) -> ProductLine:
         if not valid(marked[0]):
             raise ValueError(f"{where}: '{key}' must be {expectation}; found {marked[0]!r}")
         fields[key] = tuple(marked[0]) if isinstance(marked[0], list) else marked[0]
+    for key in ("collar", "thread"):
+        if isinstance(fields[key][1], list) and len(fields[key][1]) != len(fields["diameters"]):
+            raise ValueError(
+                f"{where}: '{key}' has {len(fields[key][1])} values for {len(fields['diameters'])} diameters; "
+                "expected one, or one for each"
+            )
     return ProductLine(entry["name"], entry["system"], **fields, sources={key: entry[key][1] for key in rules})

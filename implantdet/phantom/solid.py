@@ -67,7 +67,7 @@ class Solid:
 
     def envelope(self, z: Array) -> Array:
         """Radius over the crests at height z, without apical rounding."""
-        height, platform = self.line.collar
+        height, platform = self.line.collar[0], self.line.platform_ratio(self.diameter)
         share, low, high = self.line.taper
         relative = 1 - share * np.clip((z / self.length - low) / (high - low), 0, 1)
         if height > 0:
@@ -88,7 +88,8 @@ class Solid:
 
     def _cut(self, z: Array, theta: Array) -> Array:
         """Depth below the envelope: threads, microthreads, ring."""
-        shape, pitch, depth, leads = self.line.thread
+        shape, _, depth, leads = self.line.thread
+        pitch = self.line.pitch(self.diameter)
         depth = depth * self.diameter / 4.1
         phase = (z - self.line.thread_from) / pitch - leads * (theta + self.roll) / (2 * np.pi)
         run_in = np.clip((z - self.line.thread_from) / (0.4 * pitch), 0, 1)

@@ -85,7 +85,7 @@ def test_upright_implant_is_as_wide_and_as_long_as_its_millimetres():
         patient(implant("ITI TL SP", diameter=4.8, length=12.0)), view(mm=(0.05, 0.05), centre=(20.0, 11.0))
     )
     _, _, w, h = whole(annotations)["bbox"]
-    assert w * 0.05 == pytest.approx(4.8 * 1.2, abs=0.1)  # across the shoulder
+    assert w * 0.05 == pytest.approx(6.5, abs=0.1)  # across the shoulder
     assert h * 0.05 == pytest.approx(12.0, abs=0.12)
 
 

@@ -57,6 +57,15 @@ def test_attributes_are_values_of_the_taxonomy():
     assert seen["apical.apex"] == set(values["apical.apex"])
 
 
+def test_pitch_and_shoulder_may_go_with_the_diameter():
+    tissue_level = next(line for line in default_lines() if line.title == "ITI TL S")
+    assert [tissue_level.pitch(d) for d in (3.3, 4.0, 4.8)] == [1.0, 1.25, 1.25]  # the nearest diameter counts
+    shoulders = [d * tissue_level.platform_ratio(d) for d in tissue_level.diameters]
+    assert shoulders == pytest.approx([4.8, 4.8, 6.5], abs=0.03)
+    bicon = next(line for line in default_lines() if line.title == "Bicon")
+    assert bicon.pitch(3.5) == bicon.pitch(6.0) == 1.0
+
+
 def test_sources_are_marked():
     bicon = next(line for line in default_lines() if line.title == "Bicon")
     assert bicon.sources["microthread"] == "s"
@@ -72,6 +81,8 @@ def test_sources_are_marked():
         ("grooves", [2.5, "a"], r"'grooves' must be a whole number"),
         ("bore", [1.0, 0.5, 0.0], r"'bore' must be \[value, source\]"),
         ("hole", ["none", "x"], r"'hole' must be \[value, source\], source one of"),
+        ("thread", [["v_shaped", [0.8, 1.0, 1.0, 9.0, 1.0], 0.3, 1], "m"], r"'thread' must be .*one for each diameter"),
+        ("collar", [[1.0, [1.2, 1.3]], "m"], r"'collar' has 2 values for 5 diameters"),
         ("system", "Acme", r"'system' must be one of .*found 'Acme'"),
     ],
 )
