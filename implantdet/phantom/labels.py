@@ -127,9 +127,9 @@ def outline(mask: Array, left: int, top: int) -> dict[str, Any]:
     for contour in contours:
         points = contour[:, 0]
         simple = cv2.approxPolyDP(contour, 4 * POLYGON_ERROR, closed=True)[:, 0]
-        kept = np.flatnonzero(np.isin(points @ KEY, simple @ KEY))
-        # The outermost points stay in any case: they are what the box is tight on.
-        kept = np.union1d(kept, [*points.argmin(axis=0), *points.argmax(axis=0)])
+        # The edges at the extremes stay in any case: they are what the box is tight on.
+        extreme = ((points == points.min(axis=0)) | (points == points.max(axis=0))).any(axis=1)
+        kept = np.flatnonzero(np.isin(points @ KEY, simple @ KEY) | extreme)
         polygon = points[kept] if len(kept) > 2 else points
         polygons.append(((polygon + 0.5) / 4 + box[:2]).round(1).ravel().tolist())
     return {"bbox": box, "area": int(mask.sum()), "segmentation": polygons}
