@@ -16,7 +16,7 @@ demo: $(VENV)/.ready
 	$(BIN)/implantdet phantom --preset mini --out demo/phantom
 	$(BIN)/python train_net.py --config-file configs/demo_pretrain.yaml
 	$(BIN)/python train_net.py --config-file configs/demo.yaml
-	$(BIN)/implantdet draw demo/phantom --part test --implants $(TEST)/implants.json --limit 16 --min-score 0.3 \
+	$(BIN)/implantdet draw demo/phantom --part test --implants $(TEST)/implants.json --min-score 0.3 \
 	  --out demo/pictures
 	@echo "Metrics: $(TEST)/results.json. Pictures: demo/pictures."
 

@@ -79,7 +79,8 @@ def draw_dataset(
 
 def _implant_panel(radiograph: np.ndarray, found: dict[str, Any], min_score: float) -> Any:
     shown = [implant for implant in found["implants"] if implant["score"] >= min_score]
-    return draw_implants(radiograph, shown, f"implants, score from {min_score:.0%} · error {found['error']:.2f}")
+    title = f"{len(shown) or 'no'} implants of score {min_score:.0%} or more · error of all {found['error']:.2f}"
+    return draw_implants(radiograph, shown, title)
 
 
 def _by_image(records: list[dict[str, Any]]) -> defaultdict[int, list[dict[str, Any]]]:
