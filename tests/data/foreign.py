@@ -131,3 +131,21 @@ def tree(folder):
 
 
 WRITERS = {"coco": write_coco, "yolo": write_yolo, "labelme": write_labelme}
+
+
+def coco_records(root):
+    content = json.loads((root / "_annotations.coco.json").read_text())
+    return len(content["images"]), len(content["annotations"])
+
+
+def yolo_records(root):
+    images = [path for path in root.rglob("*") if path.suffix in (".jpg", ".png", ".tif")]
+    labels = [path for path in root.rglob("labels/*.txt") if not path.is_symlink()]
+    lines = [line for path in labels for line in path.read_text(errors="ignore").splitlines()]
+    return len(images), len(lines)
+
+
+def labelme_records(root):
+    files = [json.loads(path.read_text()) for path in root.rglob("*.json")]
+    unlabelled = len(list(root.rglob("*.png"))) - len(files)
+    return len(files) + max(unlabelled, 0), sum(len(content["shapes"]) for content in files)

@@ -3,30 +3,22 @@
 import json
 
 import pytest
-from foreign import NAN, WRITERS, add_label, edit_coco, edit_json, truncate, write_image
+from foreign import (
+    NAN,
+    WRITERS,
+    add_label,
+    coco_records,
+    edit_coco,
+    edit_json,
+    labelme_records,
+    truncate,
+    write_image,
+    yolo_records,
+)
 
 from implantdet.data.idd import load_idd
 from implantdet.data.importing import import_dataset
 from implantdet.data.problems import DataError
-
-
-def coco_records(root):
-    content = json.loads((root / "_annotations.coco.json").read_text())
-    return len(content["images"]), len(content["annotations"])
-
-
-def yolo_records(root):
-    images = [path for path in root.rglob("*") if path.suffix in (".jpg", ".png", ".tif")]
-    labels = [path for path in root.rglob("labels/*.txt") if not path.is_symlink()]
-    lines = [line for path in labels for line in path.read_text(errors="ignore").splitlines()]
-    return len(images), len(lines)
-
-
-def labelme_records(root):
-    files = [json.loads(path.read_text()) for path in root.rglob("*.json")]
-    unlabelled = len(list(root.rglob("*.png"))) - len(files)
-    return len(files) + max(unlabelled, 0), sum(len(content["shapes"]) for content in files)
-
 
 RECORDS = {"coco": coco_records, "yolo": yolo_records, "labelme": labelme_records}
 
