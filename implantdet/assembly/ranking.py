@@ -19,7 +19,7 @@ from implantdet.structures import Candidate, Evidence, Part, Ranking
 from implantdet.taxonomy import SYSTEM
 
 TIE = 1e-6  # probabilities that differ by a smaller share of themselves have the same rank
-TOLD = 0.01  # evidence is listed for candidates that are at least this probable
+TOLD = 0.05  # evidence is listed for candidates that are at least this probable
 
 Readings = dict[str, dict[str, float]]  # axis → value → share; what the shares of an axis leave open is unread
 

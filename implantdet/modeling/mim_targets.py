@@ -82,7 +82,7 @@ class EncoderTarget(nn.Module):
     The outputs of the chosen blocks are standardised per patch and averaged.
 
     Args:
-        encoder: the teacher starts as its copy.
+        encoder: the teacher starts as a copy of it, up to the highest chosen block.
         layers: indices of the chosen blocks.
         decay: decay of the average per step, in [0, 1); 0: the teacher is the encoder as it was after the last step.
     """
@@ -101,6 +101,7 @@ class EncoderTarget(nn.Module):
         self.layers = tuple(layers)
         self.decay = decay
         self.teacher = copy.deepcopy(encoder).requires_grad_(False)
+        self.teacher.blocks = self.teacher.blocks[: max(layers) + 1]  # no work above the highest block that is read
         self.train(False)
 
     def train(self, mode: bool = True) -> EncoderTarget:
@@ -123,7 +124,9 @@ class EncoderTarget(nn.Module):
             step: number of steps so far; 0 copies the weights.
         """
         average = get_ema_multi_avg_fn(self.decay if step else 0.0)
-        average(list(self.teacher.parameters()), list(encoder.parameters()), step)
+        followed = dict(encoder.named_parameters())
+        names, averages = zip(*self.teacher.named_parameters(), strict=True)
+        average(list(averages), [followed[name] for name in names], step)
 
 
 def build_target(
