@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from implantdet.assembly.geometry import Array
 from implantdet.phantom.lines import ProductLine
@@ -29,6 +30,7 @@ class LineTable:
         values: axis → its values, ``system`` among the axes.
         likelihood: axis → [L, V] probability of a value, given the line.
         prior: [L].
+        is_described: [L] whether anything is declared of a line, or was learned from examples.
     """
 
     titles: tuple[str, ...]
@@ -36,6 +38,7 @@ class LineTable:
     values: Mapping[str, tuple[str, ...]]
     likelihood: Mapping[str, Array]
     prior: Array
+    is_described: NDArray[np.bool_]
 
 
 def build_table(
@@ -73,7 +76,9 @@ def build_table(
     count = np.array([sum(examples.get(title, {}).get(SYSTEM, {}).values()) for title in titles])
     uniform = np.full(len(titles), 1 / len(titles))
     prior = (1 - UNIFORM_SHARE) * count / count.sum() + UNIFORM_SHARE * uniform if count.sum() else uniform
-    return LineTable(tuple(titles), tuple(systems), values | {SYSTEM: taxonomy.systems}, likelihood, prior)
+    is_described = np.array([bool(known) or title in examples for title, known in zip(titles, declared, strict=True)])
+    values[SYSTEM] = taxonomy.systems
+    return LineTable(tuple(titles), tuple(systems), values, likelihood, prior, is_described)
 
 
 def count_examples(

@@ -134,8 +134,14 @@ class Ranker:
         return np.asarray(softmax(np.log(self.table.prior) + evidence / self.calibration.temperature, axis=-1))
 
     def fit(self, likelihoods: Array) -> Array:
-        """[K] log-likelihood of the design under the line that it fits best, against that line's most usual design."""
-        return np.minimum(0.0, np.nansum(np.log(likelihoods / self._usual), axis=-2).max(axis=-1))
+        """[K] log-likelihood of the design under the line that it fits best, against that line's most usual design.
+
+        A line of which nothing is known fits everything alike, and says nothing about the fit.
+        """
+        fits = np.nansum(np.log(likelihoods / self._usual), axis=-2)
+        if self.table.is_described.any():
+            fits = fits[..., self.table.is_described]
+        return np.minimum(0.0, fits.max(axis=-1))
 
     def rank(self, readings: Sequence[Readings]) -> list[Ranking]:
         """Of every implant: systems and lines, most probable first, with evidence, conformal sets and fit."""

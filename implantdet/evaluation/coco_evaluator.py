@@ -122,7 +122,7 @@ def _category_ids(dataset_name: str) -> dict[int, int]:
 
 
 def _flatten(task: str, metrics: dict[str, Any]) -> dict[str, float]:
-    flat = {key: value for key, value in metrics.items() if key != "per_class"}
+    flat = {key: value for key, value in metrics.items() if key not in ("per_class", "AP_by_iou")}
     logger.info("Evaluation results for %s:\n%s", task, create_small_table(flat))
     per_class = {name: metrics_of_class["AP"] for name, metrics_of_class in metrics["per_class"].items()}
     logger.info("AP of every class for %s:\n%s", task, create_small_table(per_class))
@@ -133,4 +133,6 @@ def without_nan(content: Any) -> Any:
     """JSON has no NaN: null stands for what could not be computed."""
     if isinstance(content, dict):
         return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_nan(value) for value in content]
     return None if isinstance(content, float) and math.isnan(content) else content

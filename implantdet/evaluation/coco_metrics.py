@@ -30,9 +30,10 @@ def coco_metrics(
         iou_type: ``bbox`` or ``segm``.
 
     Returns:
-        ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` in percent, and ``per_class``: for every
-        category name its ``AP, AP50, AP75, AR100`` in percent and ``num_annotations``. What cannot be computed, such
-        as the AP of a class without ground truth, is NaN.
+        ``AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl`` in percent; ``AP_by_iou``, the AP at every
+        threshold from 0.50 to 0.95 in steps of 0.05; and ``per_class``: for every category name its ``AP, AP50, AP75,
+        AR100`` in percent and ``num_annotations``. What cannot be computed, such as the AP of a class without ground
+        truth, is NaN.
     """
     if iou_type == "segm":
         # With the box there, its area instead of the mask's would decide between small, medium and large.
@@ -47,15 +48,20 @@ def coco_metrics(
         key: _percent(np.asarray([value]))
         for key, value in zip(evaluation.metric_keys(), evaluation.stats, strict=True)
     }
-    metrics["per_class"] = _per_class(ground_truth, evaluation)
-    return metrics
-
-
-def _per_class(ground_truth: dict[str, Any], evaluation: hotcoco.COCOeval) -> dict[str, dict[str, float]]:
     arrays = evaluation.eval
     assert arrays is not None, "accumulate() has run"
     precision = arrays["precision"][:, :, :, 0, -1]  # (T, R, K)
-    recall = arrays["recall"][:, :, 0, -1]  # (T, K)
+    metrics["AP_by_iou"] = [_percent(of_threshold) for of_threshold in precision]
+    metrics["per_class"] = _per_class(ground_truth, evaluation, precision, arrays["recall"][:, :, 0, -1])
+    return metrics
+
+
+def _per_class(
+    ground_truth: dict[str, Any],
+    evaluation: hotcoco.COCOeval,
+    precision: NDArray[np.float64],
+    recall: NDArray[np.float64],
+) -> dict[str, dict[str, float]]:
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     counts = dict.fromkeys(names, 0)
     for annotation in ground_truth["annotations"]:

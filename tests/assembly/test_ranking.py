@@ -19,6 +19,7 @@ TOY = LineTable(
         SYSTEM: np.array([[0.98, 0.02], [0.02, 0.98]]),
     },
     prior=np.array([0.5, 0.5]),
+    is_described=np.array([True, True]),
 )
 
 
@@ -109,6 +110,17 @@ def test_a_new_line_takes_part_at_once():
     assert rank(RANKER, readings).lines[0].name != "Bego New"
     with_new = Ranker(build_table([*default_lines(), new], default_taxonomy(), {}))
     assert rank(with_new, readings).lines[0].name == "Bego New"
+
+
+def test_a_system_of_which_nothing_is_known_does_not_hide_that_no_line_fits():
+    known = [line for line in default_lines() if line.system != "other"]  # "other" stays a system of the taxonomy
+    table = build_table(known, default_taxonomy(), {})
+    assert "other" in table.titles
+    everything_odd = {"coronal.level": {"tissue": 1.0}, "middle.thread": {"plateau": 1.0}, "apical.hole": {"oblong": 1.0}}
+    usual = {"coronal.level": {"tissue": 1.0}}
+    assert rank(Ranker(table), everything_odd).fit < -3 < rank(Ranker(table), usual).fit
+    nothing = Ranker(build_table([], default_taxonomy(), {}))
+    assert rank(nothing, everything_odd).fit == 0
 
 
 def test_conformal_sets():

@@ -103,6 +103,8 @@ def test_parity_with_pycocotools(iou_type, settings, seed):
     expected = [100 * value if value > -1 else math.nan for value in reference.stats]
     assert [metrics[key] for key in KEYS] == pytest.approx(expected, abs=1e-6, nan_ok=True)
     precision, recall = reference.eval["precision"][..., 0, -1], reference.eval["recall"][..., 0, -1]
+    by_iou = [percent(of_threshold) for of_threshold in precision]
+    assert metrics["AP_by_iou"] == pytest.approx(by_iou, abs=1e-6, nan_ok=True)
     for index, category in enumerate(ground_truth["categories"]):
         found = metrics["per_class"][category["name"]]
         assert found["AP"] == pytest.approx(percent(precision[:, :, index]), abs=1e-6, nan_ok=True)
@@ -126,6 +128,7 @@ def test_a_shifted_box_by_hand():
     # IoU 75 / 125 = 0.6: right at the thresholds 0.50, 0.55 and 0.60, so AP is 3 of 10.
     metrics = coco_metrics(*one_box(shift=25.0))
     assert (metrics["AP"], metrics["AP50"], metrics["AP75"]) == pytest.approx((30, 100, 0))
+    assert metrics["AP_by_iou"] == pytest.approx([100] * 3 + [0] * 7)
     assert (metrics["AR1"], metrics["ARl"]) == pytest.approx((30, 30))
     assert math.isnan(metrics["APs"])
     assert metrics["per_class"]["a"] == pytest.approx(
