@@ -116,7 +116,11 @@ def test_a_system_of_which_nothing_is_known_does_not_hide_that_no_line_fits():
     known = [line for line in default_lines() if line.system != "other"]  # "other" stays a system of the taxonomy
     table = build_table(known, default_taxonomy(), {})
     assert "other" in table.titles
-    everything_odd = {"coronal.level": {"tissue": 1.0}, "middle.thread": {"plateau": 1.0}, "apical.hole": {"oblong": 1.0}}
+    everything_odd = {
+        "coronal.level": {"tissue": 1.0},
+        "middle.thread": {"plateau": 1.0},
+        "apical.hole": {"oblong": 1.0},
+    }
     usual = {"coronal.level": {"tissue": 1.0}}
     assert rank(Ranker(table), everything_odd).fit < -3 < rank(Ranker(table), usual).fit
     nothing = Ranker(build_table([], default_taxonomy(), {}))
