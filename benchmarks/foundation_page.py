@@ -5,41 +5,13 @@ python benchmarks/foundation_page.py
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from _page import read, source, table, write_page
 
-from _record import RESULTS
-from tabulate import tabulate
-
-PAGE = Path(__file__).with_name("foundation.md")
 SIDES = {
     "detectron2_vitdet": "detectron2 ViTDet-B (window 14, relative positions)",
     "ours": "ours, every block global (the default)",
     "ours_windows": "ours, the same windows as ViTDet-B",
 }
-
-
-def read(name: str) -> dict[str, Any]:
-    """The result of one benchmark."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def source(result: dict[str, Any], name: str) -> str:
-    """Where a section's numbers come from."""
-    record = result["record"]
-    state = " with uncommitted changes" if record["uncommitted_changes"] else ""
-    hardware = record["hardware"]
-    machine = f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['ram_gib']} GiB"
-    return (
-        f"[{name}.json](results/{name}.json): `{record['command']}`, commit {record['commit'][:9]}{state}, "
-        f"{machine}, torch {record['versions']['torch']}."
-    )
-
-
-def table(rows: list[list[Any]], headers: list[str]) -> str:
-    """A table in GitHub's Markdown."""
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def setup_section() -> list[str]:
@@ -131,13 +103,7 @@ def road_section() -> list[str]:
 def main() -> None:
     """Write the page."""
     sections = [setup_section(), backbone_section(), evaluator_section(), road_section()]
-    intro = [
-        "# The foundation, measured",
-        "Written by `python benchmarks/foundation_page.py`; every number is from a file.",
-    ]
-    text = "\n\n".join(paragraph for section in [intro, *sections] for paragraph in section)
-    PAGE.write_text(text + "\n", encoding="utf-8")
-    print(PAGE)
+    write_page("foundation", "The foundation, measured", sections)
 
 
 if __name__ == "__main__":

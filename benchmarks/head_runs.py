@@ -32,10 +32,10 @@ SMOKE = (
 )
 
 
-def make_phantom(folder: Path, images: int, seed: int = 0) -> Path:
-    """A phantom dataset of preset idd, rendered unless it is there."""
+def make_phantom(folder: Path, images: int, seed: int = 0, preset: str = "idd") -> Path:
+    """A phantom dataset, rendered unless it is there."""
     if not folder.exists():
-        command = ["phantom", "--out", str(folder), "--images", str(images), "--preset", "idd", "--seed", str(seed)]
+        command = ["phantom", "--out", str(folder), "--images", str(images), "--preset", preset, "--seed", str(seed)]
         subprocess.run([sys.executable, "-m", "implantdet.cli", *command], cwd=ROOT, check=True)
     return folder
 

@@ -1,0 +1,267 @@
+"""The full road, from radiographs without labels to named implants: the paper's tables 3, 4 and 5, on the phantom.
+
+    python benchmarks/implant_road.py [--work DIR] [--images N] [--epochs E] [--inits …] [--seeds …] [--kinds …]
+    python benchmarks/implant_road.py --smoke
+
+For every init and seed: pre-train on the training images of fold 0, train the detector of parts and systems (table 4)
+and that of systems alone (table 3), calibrate on the validation fold, and evaluate on the test patients, before and
+after the second stage (table 5). Then implants of makers that no training saw are shown to the first detector of parts:
+how well does `fit` tell them from known ones, if the list of product lines does not have them either?
+
+--size tiny (ViT-Ti, 224 px) is for CPUs; base (ViT-B, 416 px) takes the configs as they are. What is finished in --work
+is not trained again, and what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import head_runs as runs
+import numpy as np
+import torch
+from _record import write_result
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from sklearn.metrics import roc_auc_score
+from torchvision.ops import box_convert
+from tqdm import tqdm
+
+from implantdet.assembly.assembler import PartAssembler
+from implantdet.assembly.known import known_implants
+from implantdet.data.register import register_idd
+from implantdet.evaluation.implant_matching import ImageOutcome
+from implantdet.phantom.lines import default_lines
+
+INITS = {"random": None, "mae": "pretrain_mae", "mde": "pretrain_mde"}
+KINDS = ("parts", "systems")
+UNSEEN_SYSTEM = "other"
+Options = tuple[object, ...]
+# On a CPU the crops are smaller: as many patches of the size that the detector will see, in a third of the time.
+PRETRAIN: dict[str, Options] = {
+    "base": (),
+    "tiny": (
+        *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 128, "INPUT.MIN_SIZE_TEST", 128),
+        *("MODEL.MIM.DECODER_DIM", 128, "MODEL.MIM.DECODER_HEADS", 4, "MODEL.MIM.EMA_DECAY", 0.99),
+        *("SOLVER.IMS_PER_BATCH", 16, "SOLVER.BASE_LR", 0.0005, "SOLVER.AMP.ENABLED", False),
+    ),
+    "smoke": (
+        *("MODEL.VIT.NAME", "test_vit", "MODEL.VIT.IMG_SIZE", 64, "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 4),
+        *("MODEL.MIM.DECODER_DIM", 16, "MODEL.MIM.DECODER_HEADS", 4, "DATALOADER.NUM_WORKERS", 0),
+        *("MODEL.MIM.TARGET_LAYERS", [3, 5], "SOLVER.AMP.ENABLED", False),
+    ),
+}
+_TINY = ("MODEL.VIT.IMG_SIZE", 224, "INPUT.MIN_SIZE_TRAIN", "(224,)", "INPUT.MIN_SIZE_TEST", 224)
+DETECT: dict[str, tuple[str, Options]] = {
+    "base": ("configs/idd_random.yaml", ()),
+    "tiny": (runs.CONFIG, (*_TINY, "TEST.DETECTIONS_PER_IMAGE", 300)),
+    "smoke": (runs.CONFIG, runs.SMOKE),
+}
+
+
+def train_net(run: Path, config: str, options: Sequence[object], *flags: str) -> Path:
+    """Run train_net.py once, unless it has come to its end in this folder."""
+    if not (run / "done").exists():
+        run.mkdir(parents=True, exist_ok=True)
+        print("running", run, flush=True)
+        command = [sys.executable, "train_net.py", "--config-file", config, *flags, "OUTPUT_DIR", run.resolve()]
+        with (run / "console.txt").open("a", encoding="utf-8") as console:
+            subprocess.run(
+                [str(item) for item in (*command, *options)],
+                cwd=runs.ROOT, check=True, stdout=console, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        (run / "done").touch()
+    return run
+
+
+def of_dataset(data: Path, test: str, train: str = "train_fold0", suffix: str = "") -> Options:
+    """Options that choose a dataset folder and its parts."""
+    names = [runs.dataset_name(data, part) + suffix for part in (train, test)]
+    return (
+        *("DATASETS.ROOT", data.resolve(), "DATASETS.NAME", data.name),
+        *("DATASETS.TRAIN", f"('{names[0]}',)", "DATASETS.TEST", f"('{names[1]}',)"),
+    )
+
+
+def lengths(epochs: float, warmup: float, num_evaluations: float) -> Options:
+    """Options of the length of a training."""
+    return (
+        *("SOLVER.MAX_EPOCHS", float(epochs), "SOLVER.WARMUP_EPOCHS", float(warmup)),
+        *("SOLVER.EVAL_EPOCHS", float(epochs / num_evaluations)),
+    )
+
+
+def pretrained(args: argparse.Namespace, data: Path, init: str, seed: int) -> Options:
+    """The option that lets a detector start from its init."""
+    if INITS[init] is None:
+        return ()
+    epochs = args.pretrain_epochs
+    options = (*PRETRAIN[args.size], *of_dataset(data, "val_fold0"), *lengths(epochs, epochs / 10, 1), "SEED", seed)
+    if init == "mde" and args.size == "tiny":
+        options = (*options, "MODEL.MIM.TARGET_LAYERS", [3, 4, 5])
+    run = train_net(args.work / f"pretrain_{init}_seed{seed}", f"configs/{INITS[init]}.yaml", options, "--resume")
+    return ("MODEL.WEIGHTS", run / "model_final.pth")
+
+
+def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: int) -> tuple[Path, dict[str, Any]]:
+    """Train and test a detector: its OUTPUT_DIR, and the results on the test patients."""
+    config, options = DETECT[args.size]
+    weights = pretrained(args, data, init, seed)
+    suffix = "_systems" if kind == "systems" else ""
+    of_kind = (*of_dataset(data, "val_fold0", suffix=suffix), *options, *runs.HEAD, "MODEL.MASK_ON", False)
+    length = lengths(args.epochs, args.epochs / 20, 4)
+    run = args.work / f"{kind}_{init}_seed{seed}"
+    train_net(run, config, (*of_kind, *length, *weights, *args.options, "SEED", seed), "--resume")
+    if kind == "parts":  # its training ends on the test set
+        return run, read(run / f"{data.name}_test" / "results.json")
+    options = (*of_kind, *of_dataset(data, "test", suffix=suffix), "MODEL.WEIGHTS", run / "model_final.pth")
+    return run, read(train_net(run / "test", config, (*options, *args.options), "--eval-only") / "results.json")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def headline(figures: dict[str, Any]) -> dict[str, Any]:
+    """COCO's figures without those of every class."""
+    return {key: figures[key] for key in ("AP", "AP50", "AP75", "AR100", "AP_by_iou")}
+
+
+def tables(kind: str, results: dict[str, Any]) -> dict[str, Any]:
+    """What the tables tell of one detector."""
+    if kind == "systems":
+        return {"implants_by_system": headline(results["bbox"])}
+    implants = results["implants"]
+    told = {
+        key: implants[key] for key in ("grouping", "inferred", "systems", "lines", "system_confusion", "detections")
+    }
+    told["axes"] = {axis: figures["balanced_accuracy"] for axis, figures in implants["axes"].items()}
+    for stage in ("stage1", "stage2"):
+        told[stage] = {key: headline(implants[stage][key]) for key in ("by_system", "any_system")}
+        told[stage]["fps"] = implants[stage]["fps"]
+    return {"parts": part_figures(results), **told}
+
+
+def part_figures(results: dict[str, Any]) -> dict[str, float]:
+    """Mean AP and AP50 of the part categories; they are named <third>.<axis>.<value>."""
+    parts = [figures for name, figures in results["bbox"]["per_class"].items() if name.count(".") == 2]
+    return {key: float(np.mean([f[key] for f in parts if f[key] is not None])) for key in ("AP", "AP50")}
+
+
+def instances_of(records: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> list[Instances]:
+    """Detections in COCO's results format as ``Instances`` of every record; category ids count from 1."""
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for item in found:
+        by_image.setdefault(item["image_id"], []).append(item)
+    result = []
+    for record in records:
+        here = by_image.get(record["image_id"], [])
+        boxes = torch.tensor([item["bbox"] for item in here]).reshape(-1, 4)
+        instances = Instances((record["height"], record["width"]), pred_boxes=Boxes(box_convert(boxes, "xywh", "xyxy")))
+        instances.scores = torch.tensor([item["score"] for item in here])
+        instances.pred_classes = torch.tensor([item["category_id"] - 1 for item in here], dtype=torch.int64)
+        result.append(instances)
+    return result
+
+
+def rankings(
+    assembler: PartAssembler, records: Sequence[dict[str, Any]], found: Sequence[Instances]
+) -> tuple[list[float], list[bool]]:
+    """``fit`` and ``unknown`` of every implant that is there."""
+    matched = []
+    for record, instances in zip(tqdm(records, desc="assembling"), found, strict=True):
+        truth = tuple(known_implants(record, assembler.meanings).values())
+        size = (record["width"], record["height"])
+        matched += ImageOutcome(record["image_id"], size, assembler.explain(instances), truth).matched
+    ranked = [implant.ranking for implant, _ in matched if implant.ranking]
+    return [ranking.fit for ranking in ranked], [ranking.unknown for ranking in ranked]
+
+
+def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, Any]:
+    """How well known implants are told from those of makers that are neither in the data nor in the list of lines."""
+    unseen = runs.make_phantom(args.work / "unseen", args.unseen_images, preset="unseen")
+    config, options = DETECT[args.size]
+    out = run / "unseen"
+    options = (*options, *runs.HEAD, "MODEL.MASK_ON", False, "MODEL.WEIGHTS", run / "model_final.pth")
+    train_net(out, config, (*options, *of_dataset(unseen, "train_fold0"), *args.options), "--eval-only")
+    for folder in (data, unseen):
+        register_idd(folder, folder.name)
+    lines = [line for line in default_lines() if line.system != UNSEEN_SYSTEM]
+    places = {
+        "val": (runs.dataset_name(data, "val_fold0"), run),
+        "known": (runs.dataset_name(data, "test"), run / f"{data.name}_test"),
+        "unseen": (runs.dataset_name(unseen, "train_fold0"), out),
+    }
+    records = {key: DatasetCatalog.get(name) for key, (name, _) in places.items()}
+    found = {key: instances_of(records[key], runs.detections(folder)) for key, (_, folder) in places.items()}
+    train = runs.dataset_name(data, "train_fold0")
+    known = DatasetCatalog.get(train)  # the names of the classes are there after that
+    assembler = PartAssembler(MetadataCatalog.get(train).thing_classes, lines=lines).fit(known)
+    assembler.calibrate(records["val"], found["val"])
+    fits, flags = zip(*(rankings(assembler, records[key], found[key]) for key in ("known", "unseen")), strict=True)
+    told = {"num_known": len(fits[0]), "num_unseen": len(fits[1])}
+    if not all(told.values()):
+        return told  # the detector finds nothing
+    is_unseen = np.repeat([False, True], [len(fit) for fit in fits])
+    return told | {
+        "auroc_of_fit": float(roc_auc_score(is_unseen, -np.concatenate(fits))),
+        "known_called_unknown": float(np.mean(flags[0])),
+        "unseen_called_unknown": float(np.mean(flags[1])),
+    }
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate what is missing, then tell."""
+    data = runs.make_phantom(args.work / "phantom", args.images)
+    told: dict[str, Any] = {"systems": {}, "parts": {}}
+    first: Path | None = None
+    for seed in args.seeds:
+        for kind in args.kinds:
+            for init in args.inits:
+                run, results = detector(args, data, kind, init, seed)
+                told[kind].setdefault(init, {})[seed] = tables(kind, results)
+                # The last init of the first seed is the road that the configs describe.
+                first = run if kind == "parts" and seed == args.seeds[0] else first
+    settings = {key: value for key, value in vars(args).items() if key not in ("work", "smoke")}
+    return {
+        "settings": settings,
+        "table_3_systems_alone": told["systems"],
+        "table_4_with_design_labels": told["parts"],
+        "unseen_makers": unseen_makers(args, data, first) if first else None,
+        "unseen_makers_detector": first.name if first else None,
+    }
+
+
+def main() -> None:
+    """Parse, measure, write ``results/implant_road.json``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("output/implant_road"), help="data and runs")
+    parser.add_argument("--size", choices=("tiny", "base"), default="tiny")
+    parser.add_argument("--images", type=int, default=5572, help="size of the phantom of preset idd")
+    parser.add_argument("--unseen-images", type=int, default=400, help="size of the phantom of preset unseen")
+    parser.add_argument("--inits", nargs="+", choices=INITS, default=list(INITS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=float, default=5.0, help="of the detectors")
+    parser.add_argument("--pretrain-epochs", type=float, default=10.0)
+    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of the detectors")
+    args = parser.parse_args()
+    if args.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            args.work, args.size, args.images, args.unseen_images = Path(folder), "smoke", 60, 40
+            args.inits, args.seeds, args.epochs, args.pretrain_epochs = ["random", "mde"], [0], 1.0, 1.0
+            print(json.dumps(measure(args), indent=1))
+    else:
+        write_result("implant_road", measure(args))
+
+
+if __name__ == "__main__":
+    main()
