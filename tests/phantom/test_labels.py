@@ -1,5 +1,6 @@
 """Ground truth: boxes, masks, millimetres, and what cannot be assessed."""
 
+import cv2
 import numpy as np
 import pytest
 from phantom_scenes import IDS, implant, named, patient, view
@@ -151,6 +152,17 @@ def test_outline_of_a_square():
     found = outline(mask, 10, 20)
     assert found["bbox"] == [13, 22, 5, 3]
     assert found["area"] == 15
+
+
+def test_rasterised_polygons_have_the_box():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        mask = np.zeros((90, 90), np.uint8)
+        half_axes = tuple(rng.integers(4, 40, 2).tolist())
+        cv2.ellipse(mask, (45, 45), half_axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+        found = outline(mask.astype(bool), 0, 0)
+        drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(found["segmentation"], 90, 90)))
+        assert outline(drawn.astype(bool), 0, 0)["bbox"] == found["bbox"]
 
 
 def test_outline_of_one_pixel_is_a_polygon():
