@@ -2,6 +2,7 @@
 
     python benchmarks/mim_comparison.py DIR [DIR …] --out OUT [--seeds 0 1 2] [--folds 0 1 2] [--labels 1.0 0.1]
     python benchmarks/mim_comparison.py DIR --out OUT --ratios 0.25 0.4 0.65 0.75 --epochs 50 100   (paper, table 6)
+    python benchmarks/mim_comparison.py DIR --out OUT --inits … --labels   (what MDE's default was chosen from: probes)
 
 DIR: dataset folders with folds (datasets/README.md). For every dataset, fold and seed: pre-train on the training images
 of the fold, probe the features on its validation images, fine-tune on the labels (all, or a share of the patients), and
@@ -9,8 +10,8 @@ validate. What is finished in OUT is skipped, and what was interrupted goes on f
 --minutes 60, again and again, gets there too. What is finished is written to ``results/<--name>.json``: every run,
 means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed).
 
---size tiny (ViT-Ti, 256 px) is for CPUs; base (ViT-B, 416 px) takes the configs as they are. --smoke proves that the
-script runs.
+--size tiny (ViT-Ti) is for CPUs: it pre-trains on crops of 128 px and fine-tunes at 224 px; base (ViT-B, 416 px) takes
+the configs as they are. --smoke proves that the script runs.
 """
 
 from __future__ import annotations
@@ -34,15 +35,29 @@ from scipy.stats import ttest_rel
 from implantdet.data.idd import load_folds, load_idd, write_json
 
 ROOT = Path(__file__).parents[1]
-INITS = {"random": "pretrain_mae", "mae": "pretrain_mae", "mde_paper": "pretrain_mde_paper", "mde": "pretrain_mde"}
+# Config of the pre-training, and what differs from it.
+INITS: dict[str, tuple[str, tuple[object, ...]]] = {
+    "random": ("pretrain_mae", ()),
+    "mae": ("pretrain_mae", ()),
+    "mde_paper": ("pretrain_mde_paper", ()),
+    "mde": ("pretrain_mde", ()),
+    "mae_light_decoder": ("pretrain_mae", ("MODEL.MIM.DECODER_DEPTH", 2)),
+    "mde_upper_layers": ("pretrain_mde", ("MODEL.MIM.TARGET_LAYERS", [6, 7, 8, 9, 10, 11])),
+    "mde_middle_layers": ("pretrain_mde", ("MODEL.MIM.TARGET_LAYERS", [3, 4, 5])),
+    "mde_no_pixels": ("pretrain_mde", ("MODEL.MIM.PIXEL_WEIGHT", 0.0)),
+    "mde_patch_embed": ("pretrain_mde", ("MODEL.MIM.TARGET", "patch_embed")),
+    "mde_half_masked": ("pretrain_mde", ("MODEL.MIM.MASK_RATIO", 0.5)),
+}
 PAIRS = (("mde", "mae"), ("mde", "random"), ("mde", "mde_paper"), ("mde_paper", "mae"), ("mae", "random"))
 _SMALL_DECODER = ("MODEL.MIM.DECODER_DIM", 128, "MODEL.MIM.DECODER_HEADS", 4)  # in proportion to ViT-Ti
 _TEST_VIT = ("MODEL.VIT.NAME", "test_vit", "MODEL.VIT.IMG_SIZE", 64, "INPUT.MIN_SIZE_TEST", 64)
 PRETRAIN = {
     "base": (),
     "tiny": (
-        *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 256, "INPUT.MIN_SIZE_TEST", 256),
-        *("SOLVER.IMS_PER_BATCH", 64, "SOLVER.BASE_LR", 5e-4, "SOLVER.AMP.ENABLED", False, *_SMALL_DECODER),
+        *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 128, "INPUT.MIN_SIZE_TEST", 128),
+        # So small an image needs the crops to show what the detector will see; all sides get the same.
+        *("INPUT.MIN_CROP_AREA", 0.2, "MODEL.MIM.EMA_DECAY", 0.99, "DATALOADER.NUM_WORKERS", 1),
+        *("SOLVER.IMS_PER_BATCH", 16, "SOLVER.BASE_LR", 5e-4, "SOLVER.AMP.ENABLED", False, *_SMALL_DECODER),
     ),
     "smoke": (
         *_TEST_VIT,
@@ -50,10 +65,22 @@ PRETRAIN = {
         *("MODEL.MIM.TARGET_LAYERS", [3, 5]),
     ),
 }
-FINETUNE = {
-    "base": ("configs/idd_random.yaml", ()),
-    "tiny": ("configs/opg_vit_tiny.yaml", ()),
-    "smoke": ("configs/opg_smoke.yaml", ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.005)),
+_TINY = (
+    *("MODEL.VIT.IMG_SIZE", 224, "INPUT.MIN_SIZE_TRAIN", "(224,)", "INPUT.MIN_SIZE_TEST", 224),
+    *("DATALOADER.NUM_WORKERS", 1),
+)
+_PARTS = (
+    *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+    *("TEST.DETECTIONS_PER_IMAGE", 300),
+)
+# For datasets of findings, and of design parts: several of them on one box.
+FINETUNE: dict[str, dict[bool, tuple[str, tuple[object, ...]]]] = {
+    "base": {False: ("configs/Base-ViT-SFP.yaml", ()), True: ("configs/idd_random.yaml", ())},
+    "tiny": {False: ("configs/opg_vit_tiny.yaml", _TINY), True: ("configs/Base-tiny.yaml", (*_TINY, *_PARTS))},
+    "smoke": {
+        kind: ("configs/opg_smoke.yaml", ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.005, *options))
+        for kind, options in ((False, ()), (True, _PARTS))
+    },
 }
 
 
@@ -141,7 +168,7 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
         | {"labels": 0.0}
         | {f"{kind}_{key}": value for kind, found in written.items() for key, value in found.items()}
     )
-    config, finetune = FINETUNE[args.size]
+    config, finetune = FINETUNE[args.size][has_parts(data)]
     weights = "" if variant.name == "random" else pretrained / "model_final.pth"
     for share in args.labels:
         folder = few_labels(data, args.out.resolve() / "few_labels", fold, share, seed)
@@ -166,6 +193,11 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
         )
         run = runs.train(out / f"labels_{share:g}", config, options)
         yield record | {"labels": share} | detection_metrics(read_json(run / "results.json")["bbox"])
+
+
+def has_parts(data: Path) -> bool:
+    """Whether a dataset folder has categories of design parts; they are named <third>.<axis>.<value>."""
+    return any(category["name"].count(".") == 2 for category in load_idd(data)["categories"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -238,9 +270,10 @@ def variants(args: argparse.Namespace) -> list[Variant]:
     if args.ratios:
         grid = itertools.product(args.ratios, args.epochs)
         return [
-            Variant(f"mde_{100 * r:g}_{e:g}", INITS["mde"], (*lengths[e], "MODEL.MIM.MASK_RATIO", r)) for r, e in grid
+            Variant(f"mde_{100 * r:g}_{e:g}", INITS["mde"][0], (*lengths[e], "MODEL.MIM.MASK_RATIO", r))
+            for r, e in grid
         ]
-    chosen = [Variant(name, INITS[name], lengths[args.epochs[0]]) for name in args.inits]
+    chosen = [Variant(name, INITS[name][0], (*lengths[args.epochs[0]], *INITS[name][1])) for name in args.inits]
     # Features of an encoder that has not learned; it is fine-tuned from timm's own initialisation.
     still = ("SOLVER.BASE_LR", 0.0, "SOLVER.MAX_EPOCHS", 0.001, "SOLVER.WARMUP_EPOCHS", 0.0)
     return [variant if variant.name != "random" else variant._replace(options=still) for variant in chosen]
@@ -251,11 +284,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="+", help="dataset folders")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--inits", nargs="+", choices=INITS, default=list(INITS))
+    parser.add_argument("--inits", nargs="+", choices=INITS, default=["random", "mae", "mde_paper", "mde"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folds", type=int, nargs="+", default=[0], help="each of 0 to 3")
     parser.add_argument(
-        "--labels", type=float, nargs="+", default=[1.0], help="shares of the labelled patients, in (0, 1]"
+        "--labels", type=float, nargs="*", default=[1.0], help="shares of the labelled patients, in (0, 1]; none: probe"
     )
     parser.add_argument(
         "--epochs", type=float, nargs="+", default=[100.0], help="of pre-training; several with --ratios"
