@@ -57,7 +57,7 @@ def speed_section() -> list[str]:
     return [
         "## Speed of a step",
         f"Forward and backward, ViT-B/16 at {settings['img_size']} px, {settings['threads']} threads, batch "
-        f"{settings['batch_size']}, {settings['precision']}; {settings['rounds']} rounds in which the sides take turns.",
+        f"{settings['batch_size']}, {settings['precision']}; {settings['rounds']} rounds, the sides take turns.",
         table(rows, ["", "images/s", "speed", "GFLOP per image"]),
         source(result, "mim_speed"),
     ]

@@ -1,0 +1,96 @@
+"""Write detector.md: what each ingredient of the part detector is worth, the best that was trained, and its speed.
+
+python benchmarks/detector_page.py
+"""
+
+from __future__ import annotations
+
+from statistics import mean, stdev
+from typing import Any
+
+from _page import RESULTS, read, source, table, write_page
+
+METRICS = {
+    "part_AP": "parts, AP",
+    "part_AP50": "parts, AP50",
+    "rare_part_AP": "rarest third, AP",
+    "rare_part_AP50": "rarest third, AP50",
+    "implant_AP": "implants, AP",
+    "implant_AP50": "implants, AP50",
+}
+
+
+def ablation_section() -> list[str]:
+    """One ingredient after the other."""
+    result = read("head_ablation")
+    rows, differences = [], []
+    for name, setting in result["settings"].items():
+        by_seed = setting["by_seed"].values()
+        columns = [[metrics[key] for metrics in by_seed] for key in METRICS]
+        spread = [f" ± {stdev(column):.1f}" if len(column) > 1 else "" for column in columns]
+        accuracy = mean(axis["accuracy"] for axis in setting["axes"].values())
+        cells = [f"{mean(column):.1f}{sd}" for column, sd in zip(columns, spread, strict=True)]
+        rows.append([name, *cells, f"{accuracy:.1f}"])
+        for key, found in setting.get("difference", {}).items():
+            if key in ("part_AP", "rare_part_AP", "implant_AP"):
+                interval = f"[{found['low']:+.1f}, {found['high']:+.1f}]"
+                differences.append([name, METRICS[key], f"{found['mean']:+.1f}", interval])
+    return [
+        "## What each ingredient is worth",
+        f"Phantom of preset idd, {result['num_images']} radiographs; {result['epochs']:g} epochs on fold 0, evaluated "
+        f"on its validation part; seeds {', '.join(map(str, result['seeds']))}. Every row adds to the one above. Last "
+        "column: axes read rightly on thirds that were found, percent, mean over the axes.",
+        table(rows, ["", *METRICS.values(), "axes"]),
+        f"Differences to the row above, 95 % intervals of {result['resamples']} bootstrap samples of images and seeds:",
+        table(differences, ["", "metric", "difference", "95 % interval"]),
+        source(result, "head_ablation"),
+    ]
+
+
+def curve_section() -> list[str]:
+    """The best detector, against the number of training images."""
+    result = read("head_curve")
+    rows = [
+        [size, *(f"{of_size['metrics'][key]:.1f}" for key in METRICS)]
+        for size, of_size in result["by_training_images"].items()
+    ]
+    return [
+        "## The best that this machine trains",
+        f"`{result['config']}` with `{' '.join(map(str, result['options']))}`, {result['image_passes']} image passes "
+        "each, evaluated on the test patients:",
+        table(rows, ["training images", *METRICS.values()]),
+        source(result, "head_curve"),
+    ]
+
+
+def speed_section() -> list[str]:
+    """Throughput against detectron2's Mask R-CNN on its own ViTDet-B."""
+    result = read("head_speed")
+
+    def row(name: str, variant: dict[str, Any]) -> list[str]:
+        cells = [name]
+        for kind in ("inference", "training"):
+            cells += [f"{variant['images_per_second'][kind]:.2f}", f"{variant['times_the_first'][kind]:.2f} ×"]
+        return cells
+
+    return [
+        "## Speed",
+        f"Mask R-CNN with ViT-B at {result['size']} px on {result['device']}, batch {result['batch']}; the variants "
+        "take turns.",
+        table(
+            [row(*item) for item in result["variants"].items()],
+            ["", "inference, images/s", "", "training, images/s", ""],
+        ),
+        source(result, "head_speed"),
+    ]
+
+
+def main() -> None:
+    """Write the page from the results that are there; sections whose benchmark was not run yet are left out."""
+    builders = {"head_ablation": ablation_section, "head_curve": curve_section, "head_speed": speed_section}
+    sections = [build() for name, build in builders.items() if (RESULTS / f"{name}.json").is_file()]
+    write_page("detector", "The part detector, measured", sections)
+
+
+if __name__ == "__main__":
+    main()
