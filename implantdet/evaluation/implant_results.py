@@ -8,6 +8,8 @@ from typing import Any
 from implantdet.evaluation.implant_matching import ImageOutcome
 from implantdet.structures import Candidate, Implant, Part, Ranking
 
+LISTED = 0.01  # product lines that are less probable are left out
+
 
 def implants_content(dataset_name: str, outcomes: Iterable[ImageOutcome]) -> dict[str, Any]:
     """The content of ``implants.json``."""
@@ -54,7 +56,7 @@ def _part(part: Part) -> dict[str, Any]:
 def _ranking(ranking: Ranking) -> dict[str, Any]:
     return {
         "systems": [_candidate(candidate) for candidate in ranking.systems],
-        "lines": [_candidate(candidate) for candidate in ranking.lines if candidate.evidence],
+        "lines": [_candidate(candidate) for candidate in ranking.lines if candidate.probability >= LISTED],
         "system_set": ranking.system_set,
         "line_set": ranking.line_set,
         "fit": ranking.fit,
