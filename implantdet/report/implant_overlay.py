@@ -9,8 +9,18 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from implantdet.report.overlay import COLOURS, COLUMN, OTHER_COLOUR, Note, on_panel, open_panel, write_notes
-from implantdet.taxonomy import SYSTEM
+from implantdet.report.overlay import (
+    COLOURS,
+    COLUMN,
+    OTHER_COLOUR,
+    TEXT,
+    Note,
+    on_panel,
+    open_panel,
+    write_key,
+    write_notes,
+)
+from implantdet.taxonomy import SYSTEM, THIRDS
 
 DASH = 7  # pixels of a dash, and of a gap
 SHOWN = 0.01  # candidates that are less probable are not written
@@ -29,6 +39,8 @@ def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: 
         An RGB picture, as high as those of ``draw_panel``.
     """
     panel, scale = open_panel(image, title)
+    thirds = [(third, COLOURS[third]) for third in THIRDS]
+    write_key(panel, [*thirds, ("whole implant", COLOURS[SYSTEM]), ("axis", OTHER_COLOUR), ("dashed: inferred", TEXT)])
     draw = ImageDraw.Draw(panel)
     for implant in implants:
         draw.rectangle(on_panel(implant["box"], scale), outline=COLOURS[SYSTEM], width=2)

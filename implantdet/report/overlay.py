@@ -125,6 +125,15 @@ def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> None
         floor = top + height + 3
 
 
+def write_key(panel: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
+    """Write what the colours mean in the title's line, flush right."""
+    draw, left = ImageDraw.Draw(panel), panel.width - 6.0
+    for word, colour in reversed(entries):
+        left -= draw.textlength(word, font=_font(13))
+        draw.text((left, LINE // 2 + 2), word, fill=colour, font=_font(13))
+        left -= 12
+
+
 def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
     """Panels from left to right, on one ground."""
     picture = Image.new(

@@ -86,6 +86,14 @@ def test_the_axis_runs_from_end_to_end():
     assert not (painted([implant(axis=None)]) == OTHER_COLOUR).all(axis=-1).any()
 
 
+def test_the_key_names_every_colour_even_without_implants():
+    picture = np.asarray(draw_implants(np.zeros((HEIGHT, 300), np.uint8), [], "title"))[:-HEIGHT]
+    for colour in (*COLOURS.values(), OTHER_COLOUR):
+        columns = np.flatnonzero((picture == colour).all(axis=-1).any(axis=0))
+        assert len(columns), "a word in this colour"
+        assert columns.min() > 100, "right of the title"
+
+
 @pytest.mark.parametrize("count", [0, 40])
 def test_any_number_of_implants_fits(count):
     assert draw_implants(np.zeros((400, 600), np.uint8), [implant()] * count, "many").height < HEIGHT + 100
