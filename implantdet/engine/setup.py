@@ -28,7 +28,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         DataError: the dataset folder cannot be used.
-        ValueError: as ``complete_from_data``.
+        ValueError: as ``check_names`` and ``complete_from_data``.
     """
     cfg = get_cfg()
     add_implantdet_config(cfg)
@@ -37,6 +37,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.merge_from_list(args.opts)
     if cfg.DATASETS.TEST or not cfg.DATASETS.IMAGE_FOLDER:
         register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
+    check_names(cfg)
     if not needs_no_labels(cfg):
         complete_from_data(cfg)
     cfg.freeze()
@@ -45,6 +46,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="implantdet")
     return cfg
+
+
+def check_names(cfg: CfgNode) -> None:
+    """See to it that the datasets of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` are there.
+
+    Raises:
+        ValueError: one is not registered; the message names those that belong to ``DATASETS.NAME``.
+    """
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if name not in DatasetCatalog:
+                own = [known for known in DatasetCatalog if known.startswith(f"{cfg.DATASETS.NAME}_")]
+                raise ValueError(
+                    f"DATASETS.{key}: found '{name}', expected a registered dataset; DATASETS.NAME "
+                    f"'{cfg.DATASETS.NAME}' registers {', '.join(own) or 'nothing without a DATASETS.ROOT'}"
+                )
 
 
 def needs_no_labels(cfg: CfgNode) -> bool:

@@ -68,6 +68,12 @@ def test_a_test_set_of_other_classes_is_an_error(idd_root, tmp_path):
         setup(arguments(idd_root, tmp_path, "DATASETS.TEST", "('tiny_masks_test_systems',)"))
 
 
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+def test_an_unknown_dataset_is_an_error_that_names_the_known_ones(idd_root, tmp_path, key):
+    with pytest.raises(ValueError, match=rf"DATASETS\.{key}: found 'idd_test', .* registers tiny_masks_train_fold0, "):
+        setup(arguments(idd_root, tmp_path, f"DATASETS.{key}", "('idd_test',)"))
+
+
 def test_no_training_set_is_an_error(idd_root, tmp_path):
     with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty"):
         setup(arguments(idd_root, tmp_path, "DATASETS.TRAIN", "()"))
