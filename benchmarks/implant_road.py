@@ -118,10 +118,11 @@ def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: i
     length = lengths(args.epochs, args.epochs / 20, 4)
     run = args.work / f"{kind}_{init}_seed{seed}"
     train_net(run, config, (*of_kind, *length, *weights, *args.options, "SEED", seed), "--resume")
-    if kind == "parts":  # its training ends on the test set
-        return run, read(run / f"{data.name}_test" / "results.json")
-    options = (*of_kind, *of_dataset(data, "test", suffix=suffix), "MODEL.WEIGHTS", run / "model_final.pth")
-    return run, read(train_net(run / "test", config, (*options, *args.options), "--eval-only") / "results.json")
+    folder = run / f"{data.name}_test"  # the training of parts ends there
+    if kind == "systems":
+        options = (*of_kind, *of_dataset(data, "test", suffix=suffix), "MODEL.WEIGHTS", run / "model_final.pth")
+        train_net(folder, config, (*options, *args.options), "--eval-only")
+    return run, read(folder / "results.json")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -227,6 +228,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for init in args.inits:
                 run, results = detector(args, data, kind, init, seed)
                 told[kind].setdefault(init, {})[seed] = tables(kind, results)
+                if not args.smoke:  # so that every cell of a table leads to the file that it is from
+                    write_result(f"implant_road_{run.name}", results)
                 # The last init of the first seed is the road that the configs describe.
                 first = run if kind == "parts" and seed == args.seeds[0] else first
     settings = {key: value for key, value in vars(args).items() if key not in ("work", "smoke")}

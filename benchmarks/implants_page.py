@@ -96,23 +96,30 @@ def road_sections() -> list[list[str]]:
     ]
 
 
+def files(kind: str, init: str, runs: Runs) -> str:
+    """Links to the results of every seed."""
+    return " ".join(f"[{seed}](results/implant_road_{kind}_{init}_seed{seed}.json)" for seed in runs)
+
+
 def init_tables(alone: dict[str, Runs], parts: dict[str, Runs]) -> list[str]:
     """Tables 3 and 4."""
 
-    def row(init: str, runs: Runs, column: int, keys: Iterable[tuple[str, ...]]) -> list[Any]:
-        return [LABELS[init], PAPER[init][column], *(over_seeds(runs, picker(*key)) for key in keys)]
+    def row(kind: str, init: str, runs: Runs, keys: Iterable[tuple[str, ...]]) -> list[Any]:
+        paper = PAPER[init][kind == "parts"]
+        return [LABELS[init], paper, *(over_seeds(runs, picker(*key)) for key in keys), files(kind, init, runs)]
 
     paragraphs = []
     if alone:
         keys = [("implants_by_system", key) for key in ("AP", "AP50", "AP75")]
-        rows = [row(init, runs, 0, keys) for init, runs in alone.items()]
+        rows = [row("systems", init, runs, keys) for init, runs in alone.items()]
         paragraphs += [
             "**Table 3**, whole implants without design labels:",
-            table(rows, ["init", "paper, AP", "AP", "AP50", "AP75"]),
+            table(rows, ["init", "paper, AP", "AP", "AP50", "AP75", "files by seed"]),
         ]
     keys = [("parts", "AP"), ("parts", "AP50"), *(("stage2", "by_system", key) for key in ("AP", "AP50", "AP75"))]
-    rows = [row(init, runs, 1, keys) for init, runs in parts.items()]
-    headers = ["init", "paper, AP", "parts, AP", "parts, AP50", "implants, AP", "implants, AP50", "implants, AP75"]
+    rows = [row("parts", init, runs, keys) for init, runs in parts.items()]
+    columns = ["parts, AP", "parts, AP50", "implants, AP", "implants, AP50", "implants, AP75"]
+    headers = ["init", "paper, AP", *columns, "files by seed"]
     return [*paragraphs, "**Table 4**, with design labels; implants as assembled, by system:", table(rows, headers)]
 
 
