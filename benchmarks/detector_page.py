@@ -70,7 +70,12 @@ def speed_section() -> list[str]:
     def row(name: str, variant: dict[str, Any]) -> list[str]:
         cells = [name]
         for kind in ("inference", "training"):
-            cells += [f"{variant['images_per_second'][kind]:.2f}", f"{variant['times_the_first'][kind]:.2f} ×"]
+            memory = next(peaks[kind] for key, peaks in variant.items() if key.startswith("peak_memory_gib"))
+            cells += [
+                f"{variant['images_per_second'][kind]:.2f}",
+                f"{variant['times_the_first'][kind]:.2f} ×",
+                f"{memory:.1f}",
+            ]
         return cells
 
     return [
@@ -79,7 +84,7 @@ def speed_section() -> list[str]:
         "take turns.",
         table(
             [row(*item) for item in result["variants"].items()],
-            ["", "inference, images/s", "", "training, images/s", ""],
+            ["", "inference, images/s", "", "GiB", "training, images/s", "", "GiB"],
         ),
         source(result, "head_speed"),
     ]

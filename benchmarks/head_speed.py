@@ -5,14 +5,18 @@
 
 All variants are measured in one run, in turns, so that what else happens on the machine hits them alike; the median of
 the turns counts. Without weights the models find nothing, and NMS and mask head have nothing to do; with weights
-(of a training with the same classes) they work as in use. Memory is the peak of the GPU, where there is one.
+(of a training with the same classes) they work as in use. Memory is the peak of the GPU, where there is one; on the CPU
+that of a process that does one step and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -160,6 +164,13 @@ def seconds(step: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
+def peak_of_process(name: str, kind: str, arguments: argparse.Namespace) -> float:
+    """Peak of resident memory, in GiB, of a process that does one step."""
+    command = [sys.executable, __file__, "--device", "cpu", "--batch", str(arguments.batch), "--one-step", name, kind]
+    command += ["--smoke"] if arguments.smoke else []
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every variant in turns."""
     todo = {name: steps(name, arguments) for name in arguments.variants}
@@ -182,14 +193,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, kinds in times.items()
     }
     first = rates[arguments.variants[0]]
+    if arguments.device == "cpu":
+        todo.clear()  # the processes below need the memory
+        peaks = {name: {kind: peak_of_process(name, kind, arguments) for kind in first} for name in times}
+    memory = "peak_memory_gib_of_activations" if arguments.device == "cuda" else "peak_memory_gib_of_the_process"
     result = {
         name: {
             "images_per_second": rates[name],
             "times_the_first": {kind: rate / first[kind] for kind, rate in rates[name].items()},
             "seconds": times[name],
-            "peak_memory_gib_of_activations": peaks[name],
+            memory: peaks[name],
         }
-        for name in todo
+        for name in times
     }
     return {"device": arguments.device, "batch": arguments.batch, "size": SIZE, "variants": result}
 
@@ -203,8 +218,14 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="model_final.pth of variants")
     parser.add_argument("--smoke", action="store_true", help="seconds, tiny models, no record")
+    parser.add_argument("--one-step", nargs=2, metavar=("NAME", "KIND"), help="do this and print the peak of memory")
     arguments = parser.parse_args()
     arguments.weights = dict(item.split("=", 1) for item in arguments.weights)
+    if arguments.one_step:
+        name, kind = arguments.one_step
+        steps(name, arguments)[kind]()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)  # KiB on Linux
+        return
     if arguments.smoke:
         arguments.batch, arguments.repeats = 1, 1
         arguments.variants = [name for name in arguments.variants if not VARIANTS[name][3]]  # compiling takes minutes
