@@ -261,9 +261,9 @@ def variants(args: argparse.Namespace) -> list[Variant]:
             "SOLVER.MAX_EPOCHS",
             epochs,
             "SOLVER.WARMUP_EPOCHS",
-            0.05 * epochs,
+            0.1 * epochs,
             "SOLVER.EVAL_EPOCHS",
-            max(epochs / 4, 1.0),
+            min(max(epochs / 4, 10.0), epochs),
         )
         for epochs in args.epochs
     }
