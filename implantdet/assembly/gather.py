@@ -12,7 +12,8 @@ from implantdet.assembly.geometry import Array, Indices, intersection_area, size
 from implantdet.structures import SLOTS, Part, Reading
 from implantdet.taxonomy import SYSTEM, Taxonomy
 
-COINCIDENT_IOU = 0.5  # detections of one third that overlap more speak of the same third
+COINCIDENT_IOU = 0.3  # detections of one third that overlap as much speak of the same third
+COINCIDENT_WHOLE_IOU = 0.5  # and of the same implant; boxes of neighbours that lean overlap more than their thirds do
 MIN_SIDE = 1e-3  # pixels; thinner boxes are no boxes
 
 
@@ -99,7 +100,8 @@ def gather(detections: Detections, classes: Sequence[Meaning | None]) -> list[Pa
     kinds, indices = detections.classes[order], detections.indices[order]
     slots = np.array([-1 if meaning is None else SLOTS.index(meaning.slot) for meaning in classes])[kinds]
     areas, shared = np.prod(sizes(boxes), axis=1), intersection_area(boxes[:, None], boxes)
-    together = shared >= COINCIDENT_IOU * (areas[:, None] + areas - shared)
+    enough = np.where(slots == SLOTS.index(SYSTEM), COINCIDENT_WHOLE_IOU, COINCIDENT_IOU)
+    together = shared >= enough * (areas[:, None] + areas - shared)
     together &= slots[:, None] == slots
     owner = np.full(len(boxes), -1)
     leaders: list[int] = []

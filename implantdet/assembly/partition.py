@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from implantdet.assembly.candidates import Candidates
 from implantdet.assembly.geometry import Array, Indices
 
-FEW = 16  # candidates of a component that are enumerated sooner than a solver starts
+FEW = 14  # parts of a component that are tried out sooner than a solver starts
 NODE_LIMIT = 50  # of the branch-and-bound tree ; real layouts need one node
 SLACK = 1e-9  # nats
 
@@ -26,8 +26,8 @@ def partition(candidates: Candidates, alone: Array) -> Indices:
 
     Most connected components are settled by a bound: the cost of a partition is the sum over parts of what each
     pays, which is at least its cheapest share of any candidate. If the candidates that offer those shares are
-    disjoint, no partition is cheaper. Of the rest, small components are enumerated, and ``scipy.optimize.milp``
-    solves the large ones.
+    disjoint, no partition is cheaper. Of the rest, small components are tried out part by part, and
+    ``scipy.optimize.milp`` solves the large ones.
 
     Args:
         candidates: possible implants.
@@ -47,10 +47,10 @@ def partition(candidates: Candidates, alone: Array) -> Indices:
     hard[label[~settled]] = True
     gain = np.append(alone, 0.0)[members].sum(axis=1) - costs
     solution = [chosen[~hard[owner[chosen]]]]
-    few = np.bincount(owner, minlength=len(hard)) <= FEW
+    few = np.bincount(label, minlength=len(hard)) <= FEW
     for component in np.flatnonzero(hard & few):
         rows = np.flatnonzero(owner == component)
-        solution.append(rows[_enumerate(members[rows], gain[rows])])
+        solution.append(rows[_part_by_part(members[rows], gain[rows])])
     rows = np.flatnonzero((hard & ~few)[owner])
     if len(rows):
         solution.append(rows[_solve(members[rows], gain[rows])])
@@ -80,20 +80,32 @@ def _components(which: Indices, part: Indices, num_candidates: int, num_parts: i
     return connected_components(graph, directed=False)[1][:num_parts]
 
 
-def _enumerate(members: Indices, gain: Array) -> Indices:
-    """The disjoint rows of ``members`` with the largest total gain, by trying them all."""
-    held = [sum(1 << part for part in row if part >= 0) for row in members.tolist()]
-    gains = gain.tolist()
+def _part_by_part(members: Indices, gain: Array) -> Indices:
+    """The disjoint rows of ``members`` with the largest total gain: each part is left, or taken by one of its rows.
+
+    Only which of the later parts are taken already matters for what is best from there on, so that P parts need 2^P
+    steps at most, and far fewer where rows hold near parts.
+    """
+    place = {part: k for k, part in enumerate(np.unique(members[members >= 0]).tolist())}
+    starting: list[list[tuple[int, float, int]]] = [[] for _ in place]
+    for row, (held, value) in enumerate(zip(members.tolist(), gain.tolist(), strict=True)):
+        places = [place[part] for part in held if part >= 0]
+        first = min(places)
+        starting[first].append((sum(1 << (k - first) for k in places), value, row))
 
     @cache
-    def best(row: int, used: int) -> tuple[float, tuple[int, ...]]:
-        if row == len(held):
+    def best(position: int, taken: int) -> tuple[float, tuple[int, ...]]:  # the lowest bit stands for this position
+        if position == len(starting):
             return 0.0, ()
-        without = best(row + 1, used)
-        if held[row] & used:
-            return without
-        total, rows = best(row + 1, used | held[row])
-        return max((total + gains[row], (row, *rows)), without, key=lambda outcome: outcome[0])
+        found = best(position + 1, taken >> 1)
+        if taken & 1:
+            return found
+        for held, value, row in starting[position]:
+            if not held & taken:
+                total, rows = best(position + 1, (held | taken) >> 1)
+                if total + value > found[0]:
+                    found = total + value, (row, *rows)
+        return found
 
     return np.array(best(0, 0)[1], np.intp)
 

@@ -57,6 +57,15 @@ def test_other_thirds_and_other_places_stay_apart():
     assert len(parts_of(*rows)) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "shift", "count"),  # the boxes are 20 wide: shifted by 10 the IoU is 1/3, by 12 it is 1/4
+    [("middle.body.straight", 10, 1), ("middle.body.straight", 12, 2), ("ITI", 6, 1), ("ITI", 10, 2)],
+)
+def test_thirds_need_less_overlap_than_whole_implants_to_be_one(name, shift, count):
+    rows = [(BOX, 0.9, name), ((10 + shift, 10, 30 + shift, 40), 0.8, name)]
+    assert len(parts_of(*rows)) == count
+
+
 def test_a_second_value_of_an_axis_is_a_rival():
     (part,) = parts_of((BOX, 0.4, "middle.body.tapered"), (SHIFTED, 0.6, "middle.body.straight"))
     assert [(r.value, r.score) for r in part.readings] == [("straight", 0.6)]
