@@ -85,7 +85,8 @@ def road_sections() -> list[list[str]]:
         f"Phantom of preset idd, {settings['images']} radiographs; {scale}, {settings['epochs']:g} epochs on fold 0 "
         f"after {settings['pretrain_epochs']:g} of pre-training; seeds {seeds}; test patients that no step has seen. "
         "**These are numbers on synthetic radiographs at a fraction of the paper's training; the paper's are on real "
-        "ones.** They stand side by side to show what each row means, not which is better.",
+        "ones.** They stand side by side to show what each row means, not which is better. Rows and tables "
+        "of the paper that are missing here were not run yet.",
     ]
     return [
         intro,
