@@ -52,7 +52,7 @@ def speed_section() -> list[str]:
     """Milliseconds per image."""
     result = read("assembly_speed")
     rows = [
-        [name, f"{row['median_ms']:.1f}", f"{row['max_ms']:.1f}"]
+        [name.replace("1 implants", "1 implant"), f"{row['median_ms']:.1f}", f"{row['max_ms']:.1f}"]
         for name, row in result.items()
         if isinstance(row, dict) and "median_ms" in row
     ]

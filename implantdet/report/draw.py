@@ -79,7 +79,8 @@ def draw_dataset(
 
 def _implant_panel(radiograph: np.ndarray, found: dict[str, Any], min_score: float) -> Any:
     shown = [implant for implant in found["implants"] if implant["score"] >= min_score]
-    title = f"{len(shown) or 'no'} implants of score {min_score:.0%} or more · error of all {found['error']:.2f}"
+    many = f"{len(shown) or 'no'} implant{'' if len(shown) == 1 else 's'}"
+    title = f"{many} of score {min_score:.0%} or more · error of all {found['error']:.2f}"
     return draw_implants(radiograph, shown, title)
 
 

@@ -112,12 +112,13 @@ def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> None
     """Write notes beside the radiograph, from top to bottom; what does not fit is marked by an ellipsis."""
     draw = ImageDraw.Draw(panel)
     width, floor = panel.width - COLUMN, 2 * LINE
+    bottom = panel.height - LINE  # below it, the ellipsis
     for note in sorted(notes, key=lambda note: note.box[1] + note.box[3]):
         _, y0, x1, y1 = on_panel(note.box, scale)
         height = LINE * len(note.lines)
-        top = max(floor, min((y0 + y1) // 2, panel.height - height))
-        if top + height > panel.height:
-            draw.text((width + 12, panel.height - LINE), "…", fill=TEXT, font=_font(15))
+        top = max(floor, min((y0 + y1) // 2, bottom - height))
+        if top + height > bottom:
+            draw.text((width + 12, bottom), "…", fill=TEXT, font=_font(15))
             continue
         draw.line((x1, (y0 + y1) // 2, width + 6, top + LINE // 2), fill=note.colour, width=1)
         for index, line in enumerate(note.lines):
