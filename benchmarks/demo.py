@@ -2,35 +2,24 @@
 
     python benchmarks/demo.py EMPTY_FOLDER
 
-Writes ``results/demo.json``: minutes with and without the set-up, and the figures of the demo's test patients.
+Writes ``results/demo.json``: minutes of the set-up and of the demo after it, and the figures of the demo's test
+patients.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import time
-from pathlib import Path
 
+from _clone import clone_from_arguments, seconds_of_make
 from _record import write_result
-
-ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clone", type=Path, help="where to clone this repository to")
-    clone = parser.parse_args().clone
-    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    minutes = []
-    for target in (".venv/.ready", "demo"):
-        start = time.perf_counter()
-        subprocess.run(["make", target], cwd=clone, check=True)
-        minutes.append((time.perf_counter() - start) / 60)
+    clone = clone_from_arguments(__doc__)
+    setup, demo = (seconds_of_make(clone, target) / 60 for target in (".venv/.ready", "demo"))
     results = json.loads((clone / "demo/run/demo_test/results.json").read_text(encoding="utf-8"))
-    write_result("demo", {"setup_minutes": minutes[0], "demo_minutes": minutes[1], "results": results})
+    write_result("demo", {"setup_minutes": setup, "demo_minutes": demo, "results": results})
 
 
 if __name__ == "__main__":

@@ -58,18 +58,25 @@ def train(run: Path, data: Path, test: str, options: Iterable[object], config: s
     Returns:
         ``run``, with ``results.json``, ``coco_instances_results.json`` and ``model_final.pth``.
     """
+    dataset = (
+        *("DATASETS.ROOT", data.resolve(), "DATASETS.NAME", data.name, "MODEL.MASK_ON", "False"),
+        *("DATASETS.TRAIN", f"('{dataset_name(data, 'train_fold0')}',)"),
+        *("DATASETS.TEST", f"('{dataset_name(data, test)}',)"),
+    )
+    return train_net(run, config, (*dataset, *options), "--resume")
+
+
+def train_net(run: Path, config: str, options: Iterable[object], *flags: str) -> Path:
+    """Run train_net.py with OUTPUT_DIR ``run``, unless it has come to its end there; returns ``run``."""
     if not (run / "done").exists():
         run.mkdir(parents=True, exist_ok=True)
-        dataset = (
-            *("DATASETS.ROOT", data.resolve(), "DATASETS.NAME", data.name, "OUTPUT_DIR", run.resolve()),
-            *("DATASETS.TRAIN", f"('{dataset_name(data, 'train_fold0')}',)"),
-            *("DATASETS.TEST", f"('{dataset_name(data, test)}',)", "MODEL.MASK_ON", "False"),
-        )
-        command = [sys.executable, "train_net.py", "--config-file", config, "--resume"]
+        print("running", run, flush=True)
+        command = [sys.executable, "train_net.py", "--config-file", config, *flags, "OUTPUT_DIR", run.resolve()]
         with (run / "console.txt").open("a", encoding="utf-8") as console:
-            print("training", run, flush=True)
-            arguments = [str(option) for option in (*dataset, *options)]
-            subprocess.run([*command, *arguments], cwd=ROOT, check=True, stdout=console, stderr=subprocess.STDOUT)
+            subprocess.run(
+                [str(item) for item in (*command, *options)],
+                cwd=ROOT, check=True, stdout=console, stderr=subprocess.STDOUT,
+            )  # fmt: skip
         (run / "done").touch()
     return run
 

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +41,7 @@ INITS = {"random": None, "mae": "pretrain_mae", "mde": "pretrain_mde"}
 KINDS = ("parts", "systems")
 UNSEEN_SYSTEM = "other"
 Options = tuple[object, ...]
-# On a CPU the crops are smaller: as many patches of the size that the detector will see, in a third of the time.
+# On a CPU the crops are smaller, of patches of the size that the detector will see.
 PRETRAIN: dict[str, Options] = {
     "base": (),
     "tiny": (
@@ -63,21 +61,6 @@ DETECT: dict[str, tuple[str, Options]] = {
     "tiny": (runs.CONFIG, (*_TINY, "TEST.DETECTIONS_PER_IMAGE", 300)),
     "smoke": (runs.CONFIG, runs.SMOKE),
 }
-
-
-def train_net(run: Path, config: str, options: Sequence[object], *flags: str) -> Path:
-    """Run train_net.py once, unless it has come to its end in this folder."""
-    if not (run / "done").exists():
-        run.mkdir(parents=True, exist_ok=True)
-        print("running", run, flush=True)
-        command = [sys.executable, "train_net.py", "--config-file", config, *flags, "OUTPUT_DIR", run.resolve()]
-        with (run / "console.txt").open("a", encoding="utf-8") as console:
-            subprocess.run(
-                [str(item) for item in (*command, *options)],
-                cwd=runs.ROOT, check=True, stdout=console, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        (run / "done").touch()
-    return run
 
 
 def of_dataset(data: Path, test: str, train: str = "train_fold0", suffix: str = "") -> Options:
@@ -105,7 +88,7 @@ def pretrained(args: argparse.Namespace, data: Path, init: str, seed: int) -> Op
     options = (*PRETRAIN[args.size], *of_dataset(data, "val_fold0"), *lengths(epochs, epochs / 10, 1), "SEED", seed)
     if init == "mde" and args.size == "tiny":
         options = (*options, "MODEL.MIM.TARGET_LAYERS", [3, 4, 5])
-    run = train_net(args.work / f"pretrain_{init}_seed{seed}", f"configs/{INITS[init]}.yaml", options, "--resume")
+    run = runs.train_net(args.work / f"pretrain_{init}_seed{seed}", f"configs/{INITS[init]}.yaml", options, "--resume")
     return ("MODEL.WEIGHTS", run / "model_final.pth")
 
 
@@ -117,11 +100,11 @@ def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: i
     of_kind = (*of_dataset(data, "val_fold0", suffix=suffix), *options, *runs.HEAD, "MODEL.MASK_ON", False)
     length = lengths(args.epochs, args.epochs / 20, 4)
     run = args.work / f"{kind}_{init}_seed{seed}"
-    train_net(run, config, (*of_kind, *length, *weights, *args.options, "SEED", seed), "--resume")
+    runs.train_net(run, config, (*of_kind, *length, *weights, *args.options, "SEED", seed), "--resume")
     folder = run / f"{data.name}_test"  # the training of parts ends there
     if kind == "systems":
         options = (*of_kind, *of_dataset(data, "test", suffix=suffix), "MODEL.WEIGHTS", run / "model_final.pth")
-        train_net(folder, config, (*options, *args.options), "--eval-only")
+        runs.train_net(folder, config, (*options, *args.options), "--eval-only")
     return run, read(folder / "results.json")
 
 
@@ -191,7 +174,7 @@ def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, 
     config, options = DETECT[args.size]
     out = run / "unseen"
     options = (*options, *runs.HEAD, "MODEL.MASK_ON", False, "MODEL.WEIGHTS", run / "model_final.pth")
-    train_net(out, config, (*options, *of_dataset(unseen, "train_fold0"), *args.options), "--eval-only")
+    runs.train_net(out, config, (*options, *of_dataset(unseen, "train_fold0"), *args.options), "--eval-only")
     for folder in (data, unseen):
         register_idd(folder, folder.name)
     lines = [line for line in default_lines() if line.system != UNSEEN_SYSTEM]

@@ -3,32 +3,18 @@
 python benchmarks/setup_time.py EMPTY_FOLDER
 """
 
-import argparse
-import subprocess
-import time
-from pathlib import Path
+from __future__ import annotations
 
+from _clone import clone_from_arguments, seconds_of_make
 from _record import write_result
-
-ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
     """Measure and write ``results/setup_time.json``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clone", type=Path, help="where to clone this repository to")
-    clone = parser.parse_args().clone
-    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    seconds = []
-    for _ in range(2):  # the second run finds everything in place
-        start = time.perf_counter()
-        subprocess.run(["make", ".venv/.ready"], cwd=clone, check=True)
-        seconds.append(time.perf_counter() - start)
+    clone = clone_from_arguments(__doc__)
+    first, second = (seconds_of_make(clone, ".venv/.ready") for _ in range(2))  # the second finds everything in place
     size = sum(file.lstat().st_size for file in (clone / ".venv").rglob("*") if file.is_file())
-    write_result(
-        "setup_time",
-        {"first_run_seconds": seconds[0], "second_run_seconds": seconds[1], "venv_gigabytes": size / 1e9},
-    )
+    write_result("setup_time", {"first_run_seconds": first, "second_run_seconds": second, "venv_gigabytes": size / 1e9})
 
 
 if __name__ == "__main__":
