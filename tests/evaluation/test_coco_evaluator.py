@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 
 from implantdet.data.register import register_idd
-from implantdet.evaluation.coco_evaluator import COCOEvaluator, coco_ground_truth
+from implantdet.evaluation.coco_evaluator import COCOEvaluator, coco_ground_truth, without_nan
 
 
 @pytest.fixture
@@ -124,3 +124,7 @@ def test_ground_truth_of_a_dataset_with_its_own_ids_and_crowds():
     assert (first["bbox"], first["category_id"], first["area"], first["iscrowd"]) == ([2, 1, 4, 3], 3, 6, 0)
     assert (second["bbox"], second["category_id"], second["area"], second["iscrowd"]) == ([0, 0, 5, 2], 7, 10, 1)
     assert not any(math.isnan(value) for value in first["bbox"])
+
+
+def test_nan_becomes_null_at_any_depth():
+    assert without_nan({"a": [1.0, math.nan], "b": {"c": math.nan}}) == {"a": [1.0, None], "b": {"c": None}}

@@ -21,6 +21,12 @@ def test_an_implant_survives_json():
     assert read["whole"] is None
 
 
+def test_improbable_lines_are_left_out():
+    ranked = ranking(("ITI", 0.99), ("Bego", 0.01), lines=(("ITI BLT", 0.985), ("Bego S", 0.01), ("ITI TL S", 0.005)))
+    content = implant_content(found(1, complete(1, 0), rank=ranked))
+    assert [line["name"] for line in content["ranking"]["lines"]] == ["ITI BLT", "Bego S"]
+
+
 def test_the_set_and_unknown_are_kept():
     rank = ranking(("ITI", 1.0), system_set=("ITI", "Bego"), unknown=True)
     content = implant_content(found(0, complete(0, 0), rank=rank))["ranking"]

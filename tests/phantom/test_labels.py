@@ -156,7 +156,7 @@ def test_outline_of_a_square():
 
 def test_rasterised_polygons_have_the_box():
     rng = np.random.default_rng(0)
-    for _ in range(30):
+    for _ in range(300):
         mask = np.zeros((90, 90), np.uint8)
         half_axes = tuple(rng.integers(4, 40, 2).tolist())
         cv2.ellipse(mask, (45, 45), half_axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)

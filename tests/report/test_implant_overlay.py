@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from implantdet.report.implant_overlay import describe, draw_implants
-from implantdet.report.overlay import COLOURS, COLUMN, HEIGHT, OTHER_COLOUR
+from implantdet.report.overlay import COLOURS, COLUMN, HEIGHT, LINE, OTHER_COLOUR, TEXT
 
 
 def candidate(name, probability, *evidence):
@@ -97,3 +97,10 @@ def test_the_key_names_every_colour_even_without_implants():
 @pytest.mark.parametrize("count", [0, 40])
 def test_any_number_of_implants_fits(count):
     assert draw_implants(np.zeros((400, 600), np.uint8), [implant()] * count, "many").height < HEIGHT + 100
+
+
+def test_the_ellipsis_stands_alone_in_the_last_line():
+    picture = np.asarray(draw_implants(np.zeros((HEIGHT, 300), np.uint8), [implant()] * 40, "many"))
+    column = picture[-LINE:, 300:]
+    assert (column == TEXT).all(axis=-1).any(), "the ellipsis"
+    assert not (column == COLOURS["system"]).all(axis=-1).any(), "a note"
