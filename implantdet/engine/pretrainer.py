@@ -33,7 +33,7 @@ class Pretrainer(Trainer):
         return unlabelled_dicts(cfg)
 
     @classmethod
-    def build_mapper(cls, cfg: CfgNode) -> UnlabelledMapper:
+    def build_mapper(cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> UnlabelledMapper:
         """Crops to the size that positions are stored for, and flips."""
         return UnlabelledMapper(cfg, is_train=True)
 

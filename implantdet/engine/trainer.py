@@ -19,6 +19,7 @@ from torch import nn
 
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.data.augmentation import build_augmentation
+from implantdet.data.copy_paste import Mapper, add_copy_paste
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.engine.checkpoint import BEST, Checkpointer
 from implantdet.engine.hooks import BestCheckpointer, ProgressPrinter, ValidationLoss, WeightAveraging
@@ -30,6 +31,7 @@ from implantdet.engine.step import StepTrainer
 from implantdet.evaluation.coco_evaluator import COCOEvaluator
 from implantdet.evaluation.implant_evaluator import ImplantEvaluator
 from implantdet.evaluation.stopwatch import TimedModel
+from implantdet.modeling.tta import ImplantRCNNWithTTA
 
 
 class Trainer(DefaultTrainer):
@@ -95,12 +97,17 @@ class Trainer(DefaultTrainer):
         return get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
 
     @classmethod
-    def build_mapper(cls, cfg: CfgNode) -> RadiographMapper:
-        """From a dataset dict of the training set to the model's input."""
-        return RadiographMapper(cfg, is_train=True)
+    def build_mapper(cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> Mapper:
+        """From a dataset dict of the training set to the model's input, with pasted implants if they are asked for."""
+        return add_copy_paste(cfg, RadiographMapper(cfg, is_train=True), dataset_dicts)
+
+    @classmethod
+    def build_detector(cls, cfg: CfgNode, model: nn.Module) -> nn.Module:
+        """What is evaluated of a trained model: with ``TEST.AUG.ENABLED``, it looks at each image in many versions."""
+        return ImplantRCNNWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else model
 
     def _build_stream(self) -> Iterable[list[dict[str, Any]]]:
-        mapper = self.build_mapper(self.cfg)
+        mapper = self.build_mapper(self.cfg, self.dataset_dicts)
         start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
         return build_stream(self.cfg, self.dataset_dicts, mapper, self.seed, start)
 
@@ -128,7 +135,7 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
             built.append(BestCheckpointer(period, self.checkpointer, f"{prefix}bbox/AP", file_prefix=BEST))
-        return [*built, SecondStage(cfg, model)]
+        return [*built, SecondStage(cfg, self.build_detector(cfg, model))]
 
     def build_writers(self) -> list[EventWriter]:
         """The log, ``metrics.json``, and TensorBoard if it is installed."""
@@ -193,7 +200,8 @@ class Trainer(DefaultTrainer):
             )
         assembler = load_assembler(cfg, path)
         checkpointer.load(path)
-        return cls.test(cfg, model) if assembler is None else cls.test_implants(cfg, model, assembler)
+        detector = cls.build_detector(cfg, model)
+        return cls.test(cfg, detector) if assembler is None else cls.test_implants(cfg, detector, assembler)
 
 
 def build_validation_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:

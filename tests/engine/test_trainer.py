@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import GeneralizedRCNN
 
 from implantdet.engine.trainer import Trainer, build_validation_loader
 
@@ -145,6 +147,40 @@ def test_mixed_precision_trains_on_the_cpu(tiny_cfg):
     trainer = train(cfg)
     assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
     assert last_metrics(cfg)["total_loss"] > 0
+
+
+def test_the_training_pastes_implants(tiny_cfg, monkeypatch):
+    cfg = tiny_cfg("SOLVER.MAX_EPOCHS", "1.0", "INPUT.MASK_FORMAT", "bitmask", "INPUT.COPY_PASTE_PROB", "1.0")
+    counts = []
+    forward = GeneralizedRCNN.forward
+
+    def record(self, batched_inputs):
+        if self.training:
+            counts.extend(len(image["instances"]) for image in batched_inputs)
+        return forward(self, batched_inputs)
+
+    monkeypatch.setattr(GeneralizedRCNN, "forward", record)
+    train(cfg)
+    annotated = [len(record["annotations"]) for record in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])]
+    assert max(annotated) == 8 < max(counts) == 12  # two implants of four annotations, and a third one
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_evaluation_looks_at_every_version_of_an_image(tiny_cfg, monkeypatch, enabled):
+    cfg = tiny_cfg("SOLVER.MAX_EPOCHS", "0.1", "DATASETS.TEST", "()")
+    train(cfg)
+    options = ("TEST.AUG.ENABLED", enabled, "TEST.AUG.MIN_SIZES", "(64,)", "TEST.AUG.ROT90", True)
+    evaluated = tiny_cfg(*options, "MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/model_final.pth", "MODEL.MASK_ON", False)
+    seen = []
+    inference = GeneralizedRCNN.inference
+
+    def record(self, batched_inputs, *args, **kwargs):
+        seen.extend(batched_inputs)
+        return inference(self, batched_inputs, *args, **kwargs)
+
+    monkeypatch.setattr(GeneralizedRCNN, "inference", record)
+    assert Trainer.evaluate(evaluated)["bbox"].keys() >= {"AP", "AP50"}
+    assert len(seen) == 2 * (8 if enabled else 1)  # two images, in the eight symmetries of the square
 
 
 def test_validation_data_is_whole_annotated_and_not_augmented(tiny_cfg):
