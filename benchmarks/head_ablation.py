@@ -1,26 +1,31 @@
 """What each ingredient of the part detector is worth, on the phantom: three seeds, paired intervals.
 
-    python benchmarks/head_ablation.py [--work DIR] [--images N] [--epochs E] [--seeds 0 1 2] [KEY VALUE …]
+    python benchmarks/head_ablation.py [--work DIR] [--images N] [--epochs E] [--seeds 0 1 2] [--jobs J] [KEY VALUE …]
     python benchmarks/head_ablation.py --smoke
 
 Every setting adds one thing to the one before it. All are trained on fold 0 for the same number of images and evaluated
-on its validation part. An interrupted run goes on when it is started again with the same --work.
+on its validation part. The first is Detectron2's own detector, whose speed head_speed.py measures. An interrupted run
+goes on when it is started again with the same --work.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _vitdet  # noqa: F401  registers Detectron2's ViT
 import head_runs as runs
 import numpy as np
 from _record import write_result
 from tqdm import tqdm
 
 STEPS = {
-    "stock softmax head": ("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+    "detectron2's ViTDet and head": ("MODEL.BACKBONE.NAME", "vitdet", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+    "our ViT, stock softmax head": ("MODEL.BACKBONE.NAME", "build_vit_sfp_backbone"),
     "multi-label sigmoid": runs.HEAD,
     "+ class weights": ("MODEL.PART_HEAD.CLASS_WEIGHTING", "effective_number"),
     "+ focal": ("MODEL.PART_HEAD.LOSS", "focal"),
@@ -96,6 +101,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=12.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--resamples", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … for every setting")
     arguments = parser.parse_args()
@@ -115,21 +121,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         *("SOLVER.MAX_EPOCHS", arguments.epochs, "SOLVER.WARMUP_EPOCHS", arguments.epochs / 12),
         *("SOLVER.EVAL_EPOCHS", arguments.epochs / 2, "TEST.DETECTIONS_PER_IMAGE", 300),
     )
+
+    def training(number: int, options: list[str], seed: int) -> Path:
+        run = arguments.work / f"{number}_seed{seed}"
+        script = "benchmarks/vitdet_train.py" if number == 0 else runs.SCRIPT
+        options = [*lengths, *options, *arguments.options, "SEED", seed]
+        return runs.train(run, data, options, script=script)
+
+    # Seeds outermost: what is interrupted has all settings of the seeds that are done.
+    grid = list(itertools.product(arguments.seeds, enumerate(settings().items())))
+    tasks = [partial(training, number, options, seed) for seed, (number, (_, options)) in grid]
+    trained = iter(runs.in_parallel(arguments.jobs, tasks))
+    found_by = {(name, seed): runs.detect(next(trained), data, "val_fold0") for seed, (_, (name, _)) in grid}
+
     truth = runs.ground_truth(data, "val_fold0")
     table: dict[str, Any] = {}
     before: list[list[dict[str, Any]]] | None = None
-    for number, (name, options) in enumerate(settings().items()):
-        found = [
-            runs.detections(
-                runs.train(
-                    arguments.work / f"{number}_seed{seed}",
-                    data,
-                    "val_fold0",
-                    (*lengths, *options, *arguments.options, "SEED", seed),
-                )
-            )
-            for seed in arguments.seeds
-        ]
+    for name, options in settings().items():
+        found = [found_by[name, seed] for seed in arguments.seeds]
         table[name] = {
             "options": options,
             "by_seed": {seed: runs.metrics(truth, one) for seed, one in zip(arguments.seeds, found, strict=True)},

@@ -11,7 +11,6 @@ model fails worst go to WORK/worst. An interrupted run goes on when it is starte
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -78,16 +77,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         smaller = subset(data, arguments.work / f"train_{size}", num_train=size)
         options = (*lengths, *runs.HEAD, *arguments.options)
-        run = runs.train(arguments.work / f"run_{size}", smaller, "test", options, arguments.config)
-        found = runs.detections(run)
+        run = runs.train(arguments.work / f"run_{size}", smaller, options, arguments.config)
+        found = runs.detect(run, smaller, "test")
         curve[size] = {
             "metrics": runs.metrics(truth, found),
             "axes": runs.axis_accuracy(truth, found),
-            "per_class": json.loads((run / "results.json").read_text(encoding="utf-8"))["bbox"]["per_class"],
+            "per_class": coco_metrics(truth, found)["per_class"],
         }
     worst = worst_images(truth, found, WORST)
     drawn = subset(data, arguments.work / "worst_data", test=worst)
-    draw_dataset(drawn, arguments.work / "worst", run / "coco_instances_results.json", part="test", min_score=0.3)
+    results = run / "test" / "coco_instances_results.json"
+    draw_dataset(drawn, arguments.work / "worst", results, part="test", min_score=0.3)
     return {
         "num_images": arguments.images,
         "image_passes": arguments.passes,

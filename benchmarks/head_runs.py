@@ -7,22 +7,28 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torchvision.ops import box_convert, box_iou
 
+from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
+from implantdet.engine.checkpoint import Checkpointer
+from implantdet.engine.trainer import Trainer
 from implantdet.evaluation.coco_evaluator import coco_ground_truth
 from implantdet.evaluation.coco_metrics import coco_metrics
 from implantdet.taxonomy import SYSTEM, THIRDS
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/Base-tiny.yaml"
+SCRIPT = "train_net.py"
 HEAD = ("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True")
 # For seconds on a CPU: shows that the script runs, and nothing else.
 SMOKE = (
@@ -45,33 +51,59 @@ def dataset_name(folder: Path, part: str) -> str:
     return f"{folder.name}_{part}"
 
 
-def train(run: Path, data: Path, test: str, options: Iterable[object], config: str = CONFIG) -> Path:
-    """Train on fold 0 and evaluate, unless this was done; what was interrupted goes on where its last checkpoint is.
+def train(run: Path, data: Path, options: Iterable[object], config: str = CONFIG, script: str = SCRIPT) -> Path:
+    """Train on fold 0, unless this was done; what was interrupted goes on where its last checkpoint is.
+
+    Nothing is evaluated: ``detect`` does that, without the second stage.
 
     Args:
         run: OUTPUT_DIR.
         data: dataset folder.
-        test: part that is evaluated after the training, such as ``val_fold0``.
         options: KEY, VALUE, … after the config file.
         config: config file, from the repository's root.
+        script: as of ``train_net``.
 
     Returns:
-        ``run``, with ``results.json``, ``coco_instances_results.json`` and ``model_final.pth``.
+        ``run``, with ``model_final.pth`` and ``config.yaml``.
     """
     dataset = (
         *("DATASETS.ROOT", data.resolve(), "DATASETS.NAME", data.name, "MODEL.MASK_ON", "False"),
-        *("DATASETS.TRAIN", f"('{dataset_name(data, 'train_fold0')}',)"),
-        *("DATASETS.TEST", f"('{dataset_name(data, test)}',)"),
+        *("DATASETS.TRAIN", f"('{dataset_name(data, 'train_fold0')}',)", "DATASETS.TEST", "()"),
     )
-    return train_net(run, config, (*dataset, *options), "--resume")
+    return train_net(run, config, (*dataset, *options), "--resume", script=script)
 
 
-def train_net(run: Path, config: str, options: Iterable[object], *flags: str) -> Path:
-    """Run train_net.py with OUTPUT_DIR ``run``, unless it has come to its end there; returns ``run``."""
+def detect(run: Path, data: Path, part: str) -> list[dict[str, Any]]:
+    """What a trained model finds in a part (``val_fold0``, ``test``) of a dataset folder, in COCO's results format."""
+    found = run / part / "coco_instances_results.json"
+    if not found.exists():
+        cfg = get_cfg()
+        add_implantdet_config(cfg)
+        cfg.merge_from_file(str(run / "config.yaml"))
+        cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (dataset_name(data, part),), str(run / part)
+        register_idd(data, data.name)
+        model = Trainer.build_model(cfg)
+        Checkpointer(model).load(str(run / "model_final.pth"))
+        Trainer.test(cfg, Trainer.build_detector(cfg, model))
+    return detections(found.parent)
+
+
+def in_parallel(jobs: int, tasks: Sequence[Callable[[], Path]]) -> list[Path]:
+    """Run trainings side by side, each with its share of the cores."""
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(lambda task: task(), tasks))
+
+
+def train_net(run: Path, config: str, options: Iterable[object], *flags: str, script: str = SCRIPT) -> Path:
+    """Run train_net.py, or a script that wraps it, with OUTPUT_DIR ``run``, unless it has come to its end there.
+
+    Returns ``run``.
+    """
     if not (run / "done").exists():
         run.mkdir(parents=True, exist_ok=True)
         print("running", run, flush=True)
-        command = [sys.executable, "train_net.py", "--config-file", config, *flags, "OUTPUT_DIR", run.resolve()]
+        command = [sys.executable, script, "--config-file", config, *flags, "OUTPUT_DIR", run.resolve()]
         with (run / "console.txt").open("a", encoding="utf-8") as console:
             subprocess.run(
                 [str(item) for item in (*command, *options)],
@@ -181,8 +213,3 @@ def _overlapping(annotation: dict[str, Any], by_image: dict[int, list[dict[str, 
     boxes = box_convert(torch.tensor([annotation["bbox"], *(d["bbox"] for d in candidates)]), "xywh", "xyxy")
     overlap = box_iou(boxes[:1], boxes[1:])[0] >= 0.5
     return [candidate for candidate, near in zip(candidates, overlap.tolist(), strict=True) if near]
-
-
-def threads() -> None:
-    """Trainings share the cores as the environment says; PyTorch takes all of them otherwise."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))

@@ -18,17 +18,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _vitdet  # noqa: F401  registers Detectron2's ViT
 import torch
 from _record import write_result
-from detectron2.config import CfgNode, get_cfg
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, build_model
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from detectron2.modeling.backbone.vit import SimpleFeaturePyramid, ViT
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -44,7 +41,7 @@ SIZE = 416
 VITDET_HEADS = [
     *("MODEL.RPN.CONV_DIMS", "[-1, -1]", "MODEL.ROI_BOX_HEAD.NUM_CONV", "4", "MODEL.ROI_BOX_HEAD.NUM_FC", "1"),
     *("MODEL.ROI_BOX_HEAD.NORM", "LN", "MODEL.ROI_MASK_HEAD.NORM", "LN"),
-    *("MODEL.BACKBONE.NAME", "vitdet_b", "MODEL.PIXEL_MEAN", "[114.5, 114.5, 114.5]"),
+    *("MODEL.BACKBONE.NAME", "vitdet", "MODEL.PIXEL_MEAN", "[114.5, 114.5, 114.5]"),
     *("MODEL.PIXEL_STD", "[57.6, 57.6, 57.6]", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
     *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "False", "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", "False"),
 ]
@@ -59,34 +56,6 @@ VARIANTS: dict[str, tuple[list[str], bool, bool, bool]] = {
     "ours, fewer proposals, bf16, channels last": (FEWER, True, True, False),
     "ours, fewer proposals, bf16, channels last, compiled": (FEWER, True, True, True),
 }
-
-
-@BACKBONE_REGISTRY.register()
-def vitdet_b(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
-    """Detectron2's ViT-B with window 14 and relative positions under its pyramid, as its ViTDet configs have it."""
-    small = cfg.MODEL.VIT.NAME == "test_vit"
-    vit = ViT(
-        img_size=cfg.MODEL.VIT.IMG_SIZE,
-        in_chans=input_shape.channels,
-        embed_dim=64 if small else 768,
-        depth=2 if small else 12,
-        num_heads=2 if small else 12,
-        drop_path_rate=0.1,
-        window_size=14,
-        window_block_indexes=(0,) if small else (0, 1, 3, 4, 6, 7, 9, 10),
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        out_feature="last_feat",
-    )
-    return SimpleFeaturePyramid(
-        net=vit,
-        in_feature="last_feat",
-        out_channels=cfg.MODEL.VIT.PYRAMID_CHANNELS,
-        scale_factors=(4.0, 2.0, 1.0, 0.5),
-        top_block=LastLevelMaxPool(),
-        norm="LN",
-        square_pad=cfg.MODEL.VIT.IMG_SIZE,
-    )
 
 
 def build(options: list[str], device: str, smoke: bool) -> nn.Module:

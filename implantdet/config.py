@@ -63,7 +63,7 @@ def _add_part_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PART_HEAD.CLASS_WEIGHTS = []  # > 0, one per category, for the weighting `given`
     cfg.MODEL.PART_HEAD.EFFECTIVE_NUMBER_BETA = 0.999  # in [0, 1); 0: all alike, towards 1: inverse frequency
     cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA = 0.0  # width of the Gaussian of Soft-NMS, in IoU², > 0; 0: ordinary NMS
-    # With TEST.AUG.ENABLED, --eval-only and the second stage look at each image in several versions; also turned by 90°?
+    # With TEST.AUG.ENABLED, --eval-only and the second stage see each image in several versions; also turned by 90°?
     cfg.TEST.AUG.ROT90 = False
 
 
