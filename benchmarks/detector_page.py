@@ -33,7 +33,7 @@ def ablation_section() -> list[str]:
         rows.append([name, *cells, f"{accuracy:.1f}"])
         for key, found in setting.get("difference", {}).items():
             if key in ("part_AP", "rare_part_AP", "implant_AP"):
-                interval = f"[{found['low']:+.1f}, {found['high']:+.1f}]"
+                interval = "[{:+.1f}, {:+.1f}]".format(*found["ci95"]) if "ci95" in found else "–"
                 differences.append([name, METRICS[key], f"{found['mean']:+.1f}", interval])
     return [
         "## What each ingredient is worth",
@@ -41,7 +41,7 @@ def ablation_section() -> list[str]:
         f"on its validation part; seeds {', '.join(map(str, result['seeds']))}. Every row adds to the one above. Last "
         "column: axes read rightly on thirds that were found, percent, mean over the axes.",
         table(rows, ["", *METRICS.values(), "axes"]),
-        f"Differences to the row above, 95 % intervals of {result['resamples']} bootstrap samples of images and seeds:",
+        "Differences to the row above, paired over the seeds, with 95 % intervals (Student's t):",
         table(differences, ["", "metric", "difference", "95 % interval"]),
         source(result, "head_ablation"),
     ]

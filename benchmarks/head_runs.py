@@ -146,30 +146,6 @@ def metrics(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, flo
     }
 
 
-def resampled(
-    truth: dict[str, Any], found: Sequence[list[dict[str, Any]]], rng: np.random.Generator
-) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
-    """The same images for every set of detections, drawn with replacement."""
-    drawn = rng.choice([image["id"] for image in truth["images"]], len(truth["images"]))
-
-    def redraw(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        by_image: dict[int, list[dict[str, Any]]] = {}
-        for record in records:
-            by_image.setdefault(record["image_id"], []).append(record)
-        copies = [
-            record | {"image_id": number}
-            for number, image_id in enumerate(drawn)
-            for record in by_image.get(image_id, [])
-        ]
-        return [record | {"id": index} for index, record in enumerate(copies, start=1)]
-
-    sizes = {image["id"]: image for image in truth["images"]}
-    images = [sizes[image_id] | {"id": number} for number, image_id in enumerate(drawn)]
-    return truth | {"images": images, "annotations": redraw(truth["annotations"])}, [
-        redraw(records) for records in found
-    ]
-
-
 def axis_accuracy(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """How well each axis is answered on thirds of implants that were found, by axis.
 

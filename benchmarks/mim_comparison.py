@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _paired import paired_difference
 from _record import write_result
-from scipy.stats import ttest_rel
 
 from implantdet.data.idd import load_folds, load_idd, write_json
 
@@ -240,18 +240,6 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
             {"dataset": dataset, "labels": labels, "metric": metric, "inits": means, "differences": differences}
         )
     return summary
-
-
-def paired_difference(one: dict[tuple[int, int], float], other: dict[tuple[int, int], float]) -> dict[str, Any]:
-    """Mean difference over common (fold, seed) pairs, and its 95 % interval if there are two pairs or more."""
-    common = sorted(one.keys() & other.keys())
-    differences = [one[key] - other[key] for key in common]
-    result: dict[str, Any] = {"pairs": len(common), "mean": statistics.mean(differences) if common else None}
-    if len(set(differences)) > 1:
-        test = ttest_rel([one[key] for key in common], [other[key] for key in common])
-        interval = test.confidence_interval(0.95)
-        result |= {"ci95": [float(interval.low), float(interval.high)], "p": float(test.pvalue)}
-    return result
 
 
 def variants(args: argparse.Namespace) -> list[Variant]:
