@@ -28,7 +28,8 @@ from _record import write_result
 STOCK = ("MODEL.ROI_HEADS.NAME", "StandardROIHeads")
 VITDET = ("MODEL.BACKBONE.NAME", "vitdet", *STOCK)
 STEPS = {
-    "stock softmax head": STOCK,
+    # One box for all categories, as with the heads below: so that every step changes one thing.
+    "stock softmax head": (*STOCK, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
     "multi-label sigmoid": runs.HEAD,
     "+ class weights": ("MODEL.PART_HEAD.CLASS_WEIGHTING", "effective_number"),
     "+ focal": ("MODEL.PART_HEAD.LOSS", "focal"),

@@ -33,7 +33,8 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     cfg.INPUT.NOISE_FRACTION = 0.06  # noise replaces up to this fraction of the pixels, in [0, 1]; paper section 4.3
     cfg.INPUT.FLIP_PROB = 0.5  # probability of each flip, horizontal and vertical, in [0, 1]
     cfg.INPUT.ROT90_PROB = 0.5  # probability of a quarter turn, either way alike, in [0, 1]
-    # Probability that an image gets an implant of another one, in [0, 1]; the implants need masks and implant_id.
+    # Probability that an image gets an implant of another one, in [0, 1]; the implants need masks and implant_id, and
+    # those with rare categories come as much more often as DATALOADER.REPEAT_THRESHOLD says (0: all alike).
     cfg.INPUT.COPY_PASTE_PROB = 0.0
 
 

@@ -22,14 +22,21 @@ def cfg(request):
 
 
 def test_there_are_configs():
-    names = {path.name for path in CONFIGS}
-    assert {
-        "Base-ViT-SFP.yaml",
-        "idd_random.yaml",
-        "idd_supervised.yaml",
-        "opg_vit_tiny.yaml",
-        "opg_smoke.yaml",
-    } <= names
+    assert {"Base-ViT-SFP.yaml", "opg_vit_tiny.yaml", "opg_smoke.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("kind", ["idd", "idd_systems"])
+def test_inits_differ_in_nothing_but_the_init(kind):
+    loaded = {}
+    for init in ("random", "supervised", "mae", "mde"):
+        loaded[init] = get_cfg()
+        add_implantdet_config(loaded[init])
+        loaded[init].merge_from_file(str(REPOSITORY / f"configs/{kind}_{init}.yaml"))
+    assert len({cfg.MODEL.WEIGHTS for cfg in loaded.values()}) == 4
+    assert loaded["random"].MODEL.ROI_HEADS.NAME == "ImplantROIHeads"
+    for cfg in loaded.values():
+        cfg.MODEL.WEIGHTS, cfg.SOLVER.LAYER_DECAY, cfg.OUTPUT_DIR = "", 1.0, ""
+        assert cfg == loaded["random"]
 
 
 def test_it_builds_its_model_optimizer_and_lengths(cfg):

@@ -39,11 +39,12 @@ def foreign_python(tmp_path_factory):
     return python
 
 
-def test_another_project_trains_with_one_of_our_components(foreign_python, tmp_path):
+def test_another_project_trains_with_our_backbone_and_head(foreign_python, tmp_path):
     script = textwrap.dedent(
         """
         import torch
         from detectron2.config import get_cfg
+        from detectron2.data import DatasetCatalog, MetadataCatalog
         from detectron2.modeling import build_model
         from detectron2.structures import Boxes, Instances
         from detectron2.utils.events import EventStorage
@@ -52,8 +53,11 @@ def test_another_project_trains_with_one_of_our_components(foreign_python, tmp_p
         from implantdet.config import add_implantdet_config
 
         assert "site-packages" in implantdet.__file__ and "venv" in implantdet.__file__, implantdet.__file__
+        DatasetCatalog.register("mine", list)
+        MetadataCatalog.get("mine").set(thing_classes=["molar", "premolar", "filling", "caries", "crown"])
         cfg = get_cfg()
         add_implantdet_config(cfg)
+        cfg.DATASETS.TRAIN = ("mine",)
         cfg.MODEL.DEVICE = "cpu"
         cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [110.0], [60.0]
         cfg.MODEL.BACKBONE.NAME = "build_vit_sfp_backbone"
@@ -61,13 +65,15 @@ def test_another_project_trains_with_one_of_our_components(foreign_python, tmp_p
         cfg.MODEL.VIT.PYRAMID_CHANNELS = 16
         cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
         cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[8], [16], [32], [64], [128]]
-        cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+        cfg.MODEL.ROI_HEADS.NAME = "ImplantROIHeads"
+        cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
         cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
         cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
         cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 1, 32
         model = build_model(cfg).train()
-        instances = Instances((64, 96), gt_boxes=Boxes([[8.0, 8.0, 40.0, 50.0]]), gt_classes=torch.tensor([3]))
+        crowned_molar = Boxes([[8.0, 8.0, 40.0, 50.0]] * 2)
+        instances = Instances((64, 96), gt_boxes=crowned_molar, gt_classes=torch.tensor([0, 4]))
         with EventStorage():
             losses = model([{"image": torch.rand(1, 64, 96) * 255, "instances": instances}])
         sum(losses.values()).backward()

@@ -84,13 +84,19 @@ def build_stream(
         start: first position: the number of images that were trained on before.
 
     Raises:
-        ValueError: ``DATALOADER.SAMPLER_TRAIN`` is none of the two that are supported.
+        ValueError: ``DATALOADER.SAMPLER_TRAIN`` is none of the two that are supported, or has no threshold.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
     sampler: Sampler[int]
     if name == "TrainingSampler":
         sampler = TrainingSampler(len(dataset_dicts), seed=seed)
     elif name == "RepeatFactorTrainingSampler":
+        if cfg.DATALOADER.REPEAT_THRESHOLD <= 0:
+            raise ValueError(
+                f"DATALOADER.REPEAT_THRESHOLD: found {cfg.DATALOADER.REPEAT_THRESHOLD}, with which "
+                "RepeatFactorTrainingSampler repeats nothing; expected the share of images below which a category "
+                "counts as rare, such as 0.2"
+            )
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset_dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )

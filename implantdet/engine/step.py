@@ -80,8 +80,8 @@ class StepTrainer(SimpleTrainer):
         """Add the gradients of a part of the batch, and return its share of the batch's losses."""
         # Processes exchange gradients once per iteration, with the last part.
         wait = contextlib.nullcontext() if is_last or comm.get_world_size() == 1 else self.model.no_sync()
-        with wait:
-            with torch.autocast(self.device.type, self.dtype, enabled=self.amp), self._attention():
+        with wait, self._attention():  # backward too: checkpointed blocks run again there
+            with torch.autocast(self.device.type, self.dtype, enabled=self.amp):
                 losses = {name: value / self.accumulation_steps for name, value in self.model(images).items()}
             self.grad_scaler.scale(sum(losses.values())).backward()
         return {name: value.detach() for name, value in losses.items()}

@@ -2,12 +2,12 @@
 
 They work in any Detectron2 project, with its own backbone and its own registered dataset::
 
-    import implantdet
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
+    from implantdet.config import add_implantdet_config
 
     cfg = get_cfg()
-    implantdet.config.add_implantdet_config(cfg)
+    add_implantdet_config(cfg)
     cfg.merge_from_file("my_project.yaml")
     cfg.DATASETS.TRAIN = ("my_dataset",)
     cfg.MODEL.ROI_HEADS.NAME = "ImplantROIHeads"

@@ -1,7 +1,8 @@
 """Classification losses of the part detector.
 
-R: proposals of a batch; K: categories. Every loss is a sum over proposals divided by R, as in Detectron2's
-``FastRCNNOutputLayers``: a proposal counts the same whatever else is in its batch, and an empty batch gives 0.
+R: proposals of a batch; K: categories. A loss is a sum over proposals divided by R, as in Detectron2's
+``FastRCNNOutputLayers``: a proposal counts the same whatever else is in its batch, and an empty batch gives 0. The
+focal loss is divided by the number of proposals that are something instead.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def multi_label_loss(
     weights: Tensor,
     class_weights: Tensor,
     elementwise: Callable[[Tensor, Tensor], Tensor],
+    per_positive: bool = False,
 ) -> Tensor:
     """One yes-or-no question per category.
 
@@ -48,9 +50,12 @@ def multi_label_loss(
         class_weights: (K,). They count for *yes* only (``pos_weight`` in PyTorch's words): each category has its own
             *no*, and a weight on both would leave their balance, which hurts rare categories, as it is.
         elementwise: loss of (R, K) logits and targets, unreduced.
+        per_positive: divide by the number of proposals with a *yes* (at least 1) instead of R, as is right for the
+            focal loss, in which the easy *no* of most proposals hardly counts (arXiv:1708.02002, section 4.1).
     """
     loss = elementwise(logits.float(), targets) * weights
-    return (loss * torch.where(targets > 0, class_weights, 1.0)).sum() / max(len(logits), 1)
+    number = int((targets > 0).any(dim=1).sum()) if per_positive else len(logits)
+    return (loss * torch.where(targets > 0, class_weights, 1.0)).sum() / max(number, 1)
 
 
 def class_weights(

@@ -17,6 +17,8 @@ from torch import Tensor
 from implantdet.taxonomy import SYSTEM, THIRDS
 
 _INSIDE = 0.5  # a box lies in an implant if at least this fraction of its area does
+_SAME = 0.5  # IoU from which annotations of one third speak of the same implant
+_NEAR = 0.3  # IoU with a third from which a proposal shows some of it
 
 
 @dataclass(frozen=True)
@@ -107,22 +109,28 @@ def not_assessable(
 ) -> Tensor:
     """Find the categories that a proposal may have although nobody says so. Absence of a label is no label here.
 
-    1. A proposal that matches a third of an implant: the axes of this third without an annotation.
+    1. A proposal near a third of an implant, unless it is known to be something else: the axes of this third without
+       an annotation.
     2. A proposal that matches nothing but lies in a whole implant: every axis of the thirds that show no annotation
-       at all in this implant, because there is no box to match.
+       at all in this implant, because there is no box to be near to. This needs annotations of whole implants.
 
     Returns:
         (R, K) bool.
     """
-    axis = positive.float() @ table.category_axis  # (R, A)
-    third = (axis @ table.axis_third).clamp(max=1)  # (R, T)
+    part_axis = table.category_axis[gt_classes]  # (M, A)
+    part_third = part_axis @ table.axis_third  # (M, T)
+    same = (pairwise_iou(gt_boxes, gt_boxes) >= _SAME) & (part_third @ part_third.T > 0)
+    unanswered = (part_third @ table.axis_third.T > 0) & (same.float() @ part_axis == 0)  # (M, A)
+    near = (pairwise_iou(proposals, gt_boxes) >= _NEAR).float()  # (R, M)
 
     is_implant = table.is_system[gt_classes]
-    part_third = (table.category_axis[gt_classes] @ table.axis_third)[~is_implant]  # (parts, T)
     implants, parts = gt_boxes[is_implant], gt_boxes[~is_implant]
-    shown = (pairwise_ioa(implants, parts) >= _INSIDE).float() @ part_third  # (implants, T)
+    shown = (pairwise_ioa(implants, parts) >= _INSIDE).float() @ part_third[~is_implant]  # (implants, T)
     inside = (pairwise_ioa(implants, proposals) >= _INSIDE).float()  # (implants, R)
-    hidden = inside.T @ (shown == 0).float() * ~positive.any(dim=1, keepdim=True)  # (R, T)
+    hidden = inside.T @ (shown == 0).float()  # (R, T)
 
-    unknown_axis = ((third + hidden) @ table.axis_third.T > 0) & (axis == 0)
-    return unknown_axis.float() @ table.category_axis.T > 0
+    answered = positive.float() @ table.category_axis  # (R, A)
+    of_third = answered @ table.axis_third @ table.axis_third.T > 0  # (R, A), the third of the axis is matched
+    is_open = of_third | ~positive.any(dim=1, keepdim=True)
+    unknown = (near @ unanswered.float() + hidden @ table.axis_third.T > 0) & is_open & (answered == 0)
+    return unknown.float() @ table.category_axis.T > 0

@@ -75,7 +75,8 @@ class PartPredictor(FastRCNNOutputLayers):
         super().__init__(input_shape, use_sigmoid_ce=multi_label, **kwargs)
         self.multi_label = multi_label
         self.elementwise = partial(F.binary_cross_entropy_with_logits, reduction="none")
-        if loss == "focal":
+        self.is_focal = loss == "focal"
+        if self.is_focal:
             self.elementwise = partial(sigmoid_focal_loss, alpha=focal_alpha, gamma=focal_gamma, reduction="none")
         self.get_class_weights = partial(
             class_weights,
@@ -128,7 +129,9 @@ class PartPredictor(FastRCNNOutputLayers):
         if self.multi_label:
             targets = cat([proposal.gt_labels for proposal in proposals])
             label_weights = cat([proposal.gt_label_weights for proposal in proposals])
-            loss = multi_label_loss(logits[:, :-1], targets, label_weights, weights, self.elementwise)
+            loss = multi_label_loss(
+                logits[:, :-1], targets, label_weights, weights, self.elementwise, per_positive=self.is_focal
+            )
         else:
             gt_classes = cat([proposal.gt_classes for proposal in proposals])
             loss = weighted_cross_entropy(logits, gt_classes, weights)

@@ -98,6 +98,14 @@ def test_rare_classes_are_repeated(tiny_cfg):
     assert share == pytest.approx(float(factors[0] / factors.sum()), abs=0.04)
 
 
+def test_repeating_nothing_is_an_error(tiny_cfg):
+    cfg = tiny_cfg("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
+    with pytest.raises(
+        ValueError, match=r"REPEAT_THRESHOLD: found 0\.0, with which RepeatFactorTrainingSampler repeats"
+    ):
+        build_stream(cfg, RECORDS, draw, seed=0, start=0)
+
+
 def test_other_samplers_are_refused(tiny_cfg):
     cfg = tiny_cfg("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler")
     with pytest.raises(ValueError, match=r"DATALOADER.SAMPLER_TRAIN: found 'RandomSubset.*expected TrainingSampler or"):

@@ -142,8 +142,10 @@ def test_a_new_start_hides_the_old_checkpoints_from_a_resume(tiny_cfg):
     assert train(cfg, resume=True).start_iter == 0
 
 
-def test_mixed_precision_trains_on_the_cpu(tiny_cfg):
-    cfg = tiny_cfg("SOLVER.AMP.ENABLED", "True", "DATASETS.TEST", "()", *TWO_EPOCHS)
+@pytest.mark.parametrize("checkpointing", ["False", "True"])
+def test_mixed_precision_trains_on_the_cpu(tiny_cfg, checkpointing):
+    options = ("SOLVER.AMP.ENABLED", "True", "DATASETS.TEST", "()", "MODEL.VIT.CHECKPOINTING", checkpointing)
+    cfg = tiny_cfg(*options, *TWO_EPOCHS)
     trainer = train(cfg)
     assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
     assert last_metrics(cfg)["total_loss"] > 0

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -215,6 +217,8 @@ def test_the_example_of_the_docstring_trains(my_dataset, tmp_path, monkeypatch):
     cfg = tiny_config("StandardROIHeads")
     (tmp_path / "my_project.yaml").write_text(cfg.dump(), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    # Nothing that this file has imported helps it there.
+    subprocess.run([sys.executable, "-c", example], check=True)
     names = {}
     exec(example, names)
     model = names["model"].train()

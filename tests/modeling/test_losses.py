@@ -59,6 +59,14 @@ def test_against_torch_and_torchvision():
     torch.testing.assert_close(multi_label_loss(logits, targets, ones, weights, BCE), expected)
 
 
+def test_per_positive_divides_by_the_proposals_that_are_something():
+    logits, targets, ones, unweighted = random_case()
+    number = sum(bool(row.any()) for row in targets)
+    assert 0 < number < 7
+    loss = multi_label_loss(logits, targets, ones, unweighted, FOCAL, per_positive=True)
+    torch.testing.assert_close(loss, sigmoid_focal_loss(logits, targets, 0.25, 2.0, "sum") / number)
+
+
 def test_without_focus_and_balance_focal_is_binary_cross_entropy():
     case = random_case()
     plain = partial(sigmoid_focal_loss, alpha=-1, gamma=0.0, reduction="none")

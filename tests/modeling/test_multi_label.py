@@ -85,6 +85,24 @@ def test_an_axis_without_annotation_is_no_negative_on_its_third():
     assert weights[1:].all()  # elsewhere they are: an apical third has no thread of a middle third
 
 
+def test_an_axis_without_annotation_is_no_negative_near_its_third_either():
+    # Against rows 20 to 40: rows 30 to 50 have IoU 1/3, rows 31 to 51 have 9/31 < 0.3. Neither matches.
+    near, far = [0.0, 30.0, 20.0, 50.0], [0.0, 31.0, 20.0, 51.0]
+    annotations = [(TAPERED, MIDDLE), (FLAT, APICAL), (ITI, IMPLANT)]
+    targets, weights = targets_of([near, far], annotations)
+    assert not targets[0].any()
+    assert names_where(weights[0] == 0) == {NAMES[V_SHAPED], NAMES[SQUARE]}
+    assert weights[1].all()
+
+
+def test_an_axis_keeps_its_negatives_where_its_own_box_is_missed():
+    # Both axes were assessed, on boxes that differ: of widths 20 and 11 the proposal matches the first only.
+    narrow = [0.0, 20.0, 11.0, 40.0]
+    targets, weights = targets_of([[5.0, 20.0, 20.0, 40.0]], [(TAPERED, MIDDLE), (V_SHAPED, narrow)])
+    assert names_where(targets[0]) == {NAMES[TAPERED]}
+    assert weights.all()
+
+
 def test_a_neighbour_that_was_assessed_keeps_its_negatives():
     shift = torch.tensor([40.0, 0.0, 40.0, 0.0])
     neighbour = (torch.tensor(MIDDLE) + shift).tolist()

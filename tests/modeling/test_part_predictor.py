@@ -84,6 +84,19 @@ def test_two_labels_and_one_that_is_not_assessable_by_hand():
     assert loss.item() == pytest.approx(math.log(2) - 4 * math.log(0.75))
 
 
+def test_focal_counts_proposals_that_are_something_by_hand():
+    # Probabilities 3/4 everywhere, no focus, no balance. One of two proposals is something, of one category:
+    # −ln 3/4 − 7 · ln 1/4, over that one.
+    box_predictor = predictor(loss="focal", focal_gamma=0.0, focal_alpha=-1.0)
+    torch.nn.init.zeros_(box_predictor.cls_score.weight)
+    torch.nn.init.constant_(box_predictor.cls_score.bias, math.log(3))
+    proposals = single_label_proposals([0, CLASSES])
+    proposals.gt_labels, proposals.gt_label_weights = torch.zeros(2, CLASSES), torch.ones(2, CLASSES)
+    proposals.gt_labels[0, 0] = 1
+    loss = losses_of(box_predictor, torch.randn(2, CHANNELS), [proposals])["loss_cls"]
+    assert loss.item() == pytest.approx(-math.log(0.75) - (2 * CLASSES - 1) * math.log(0.25))
+
+
 def test_several_categories_on_one_box_come_out_as_several_detections():
     box_predictor = predictor(test_score_thresh=0.5)
     torch.nn.init.zeros_(box_predictor.cls_score.weight)
