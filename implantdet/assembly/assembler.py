@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 from implantdet.assembly import calibrating, state
 from implantdet.assembly.build import Outline, outlines
-from implantdet.assembly.candidates import WHOLE, Parts, end_to_end, enumerate_candidates, prefer_axis
+from implantdet.assembly.candidates import WHOLE, Parts, end_to_end, enumerate_candidates, prefer_axis, weak_wholes
 from implantdet.assembly.clustering import k_means, k_means_paper
 from implantdet.assembly.fitting import fit_geometry
 from implantdet.assembly.gather import drop_weak, gather, meanings, usable
@@ -43,7 +43,8 @@ class PartAssembler:
         method: ``exact`` (set partition of least cost), ``kmeans`` (as many clusters as the most frequent third has
             parts) or ``kmeans_paper`` (as many clusters as parts, then merged; paper section 3.1).
         miss_rate: share of thirds that a detector misses, until ``calibrate`` has measured it, in (0, 1).
-        false_cost: nats that it costs to call a part of full score a false positive, > 0.
+        false_cost: nats that it costs to call a part of full score a false positive, until ``calibrate`` has measured
+            how far scores can be trusted, > 0.
         box_noise: standard deviation of a detected edge, in sides of a third, >= 0.
         merge_distance, merge_overlap: thresholds of ``kmeans_paper``, in sides of a part and as a share of its box.
         min_score: threshold of categories that calibration saw too seldom, in [0, 1].
@@ -125,7 +126,7 @@ class PartAssembler:
         self.state_ = state.AssemblerState(
             model=model,
             regressions=regressions,
-            readings_per_part=readings_per_part(known),
+            part_coefficients=self._uncalibrated(readings_per_part(known)),
             examples=count_examples(declared, ((i.values, i.system, i.product_line) for i in known)),
             miss_rates=np.full(len(SLOTS), self.miss_rate),
             min_scores=np.full(len(self.thing_classes), self.min_score),
@@ -152,6 +153,7 @@ class PartAssembler:
             min_scores=min_scores,
             typical_best=typical_best,
             miss_rates=calibrating.miss_rates(zip(parts, known, strict=True), self.miss_rate),
+            part_coefficients=calibrating.part_coefficients(zip(parts, known, strict=True), fitted.part_coefficients),
             score_coefficients=None,
             calibration=Calibration(),
         )
@@ -215,12 +217,17 @@ class PartAssembler:
         fitted = self._fitted()
         self.ranker_ = Ranker(build_table(self.lines, self.taxonomy, fitted.examples), fitted.calibration)
 
+    def _uncalibrated(self, readings: Array) -> Array:
+        """[4, 3] as in ``AssemblerState``: a part of [4] usual readings of full score is worth ``false_cost``."""
+        coefficients = np.zeros((len(SLOTS), 3))
+        coefficients[:WHOLE, 1] = self.false_cost / readings[:WHOLE]
+        coefficients[WHOLE, 2] = self.false_cost  # a whole implant stays one, however low its score
+        return coefficients
+
     def _arrays(self, parts: Sequence[Part]) -> Parts:
         slots = np.array([SLOTS.index(part.third) for part in parts], np.intp)
-        votes = np.array([sum(reading.score for reading in part.readings) for part in parts])
-        votes[slots == WHOLE] = 1.0  # a whole implant stays one, however low its score
-        alone = self.false_cost * votes / self._fitted().readings_per_part[slots]
-        return Parts(np.array([part.box for part in parts]).reshape(-1, 4), slots, alone)
+        alone = (calibrating.part_features(parts) * self._fitted().part_coefficients[slots]).sum(axis=1)
+        return Parts(np.array([part.box for part in parts]).reshape(-1, 4), slots, np.maximum(alone, 0.0))
 
     def _group(self, parts: Parts) -> tuple[Indices, Array | None]:
         """[implants, 4] members and the axis that the implants of the image share, where it shows."""
@@ -237,20 +244,23 @@ class PartAssembler:
         candidates = enumerate_candidates(parts, fitted.model, missing)
         members = candidates.members[partition(candidates, parts.alone)]
         axis = _shared_axis(parts, members)
-        if axis is None:
-            return members, axis
-        candidates = prefer_axis(candidates, parts, fitted.model, axis)
-        members = candidates.members[partition(candidates, parts.alone)]
-        return members, _shared_axis(parts, members)
+        if axis is not None:
+            candidates = prefer_axis(candidates, parts, fitted.model, axis)
+            members = candidates.members[partition(candidates, parts.alone)]
+            axis = _shared_axis(parts, members)
+        return np.concatenate([members, weak_wholes(members, parts)]), axis
 
     def _implant(self, outline: Outline, ranking: Ranking, mm_per_pixel: float | None) -> Implant:
-        fitted = self._fitted()
-        features = calibrating.score_features(outline.parts, outline.whole)
+        coefficients = self._fitted().score_coefficients
+        if coefficients is None:
+            score = calibrating.mean_score(outline.parts, outline.whole, self.num_slots)
+        else:
+            score = calibrating.implant_score(calibrating.score_features(outline.parts, outline.whole), coefficients)
         return Implant(
             parts=outline.parts,
             whole=outline.whole,
             box=outline.box,
-            score=calibrating.implant_score(features, fitted.score_coefficients, self.num_slots),
+            score=score,
             axis=outline.axis,
             width=outline.width,
             mm_per_pixel=mm_per_pixel,

@@ -1,7 +1,8 @@
-"""What validation predictions teach: score thresholds, rates of misses, box weights, implant scores."""
+"""What validation predictions teach: score thresholds, rates of misses, worth of parts, box weights, implant scores."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ from implantdet.taxonomy import SYSTEM, THIRDS
 MATCH_IOU = 0.5
 RATES = (0.01, 0.5)  # no slot is taken to be missed less or more often
 EXAMPLES = 10  # fewer than this change no threshold
+MAX_LOG_ODDS = 7.0  # of a score
+# Nats that a part has besides the log-odds of being right: right ones stand where an implant has them, by chance hardly
+# any does. A whole implant stands in no such relation, but its thirds lie in it.
+PLACE = np.array([8.0, 8.0, 8.0, 4.0])
 
 
 def match(found: Sequence[Box], truth: Sequence[Box], min_iou: float = MATCH_IOU) -> list[tuple[int, int]]:
@@ -75,6 +80,42 @@ def miss_rates(images: Iterable[tuple[Sequence[Part], Sequence[KnownImplant]]], 
             total[k] += len(truth)
             found[k] += len(match([part.box for part in parts if part.third == slot], truth))
     return np.clip(np.where(total >= EXAMPLES, 1 - found / np.maximum(total, 1), default), *RATES)
+
+
+def part_features(parts: Sequence[Part]) -> Array:
+    """[P, 3] what says how likely parts are right: log-odds of the best score, sum of the scores of all readings, 1."""
+    return np.array([_features(part) for part in parts]).reshape(-1, 3)
+
+
+def _features(part: Part) -> tuple[float, float, float]:
+    # Plain numbers: an image has few parts, and this is asked for every implant.
+    limit = 1 / (1 + math.exp(MAX_LOG_ODDS))
+    score = min(max(part.score, limit), 1 - limit)
+    return math.log(score / (1 - score)), sum(reading.score for reading in part.readings), 1.0
+
+
+def part_coefficients(images: Iterable[tuple[Sequence[Part], Sequence[KnownImplant]]], default: Array) -> Array:
+    """[4, 3] cost of leaving a part unexplained by its features: ``PLACE`` plus the log-odds that it is right.
+
+    Args:
+        images: parts and known implants of every image.
+        default: [4, 3] for slots of which there are too few right or too few wrong parts to tell.
+    """
+    features: list[list[Array]] = [[] for _ in SLOTS]
+    right: list[list[bool]] = [[] for _ in SLOTS]
+    for parts, known in images:
+        for k, slot in enumerate(SLOTS):
+            mine = [part for part in parts if part.third == slot]
+            truth = [implant.boxes[slot] for implant in known if slot in implant.boxes]
+            matched = dict(match([part.box for part in mine], truth))
+            features[k].append(part_features(mine))
+            right[k] += [index in matched for index in range(len(mine))]
+    coefficients = default.copy()
+    for k, labels in enumerate(right):
+        if min(labels.count(False), labels.count(True)) >= EXAMPLES:
+            regression = LogisticRegression().fit(np.concatenate(features[k])[:, :2], labels)
+            coefficients[k] = [*regression.coef_[0], regression.intercept_[0] + PLACE[k]]
+    return coefficients
 
 
 class Learned(NamedTuple):
@@ -132,21 +173,25 @@ def whole_weights(pairs: Iterable[tuple[Implant, KnownImplant]], default: float)
 
 
 def score_features(parts: Sequence[Part], whole: Part | None) -> Array:
-    """[4] what an implant's score depends on: the score of each slot, 0 where it is missing."""
-    scores = {part.third: part.score for part in (*parts, *filter(None, (whole,)))}
-    return np.array([scores.get(slot, 0.0) for slot in SLOTS])
+    """[12] what an implant's score depends on: ``part_features`` of each slot, from 0 on; 0 where it is missing."""
+    detected = {part.third: part for part in (*parts, *filter(None, (whole,))) if not part.inferred}
+    rows = [_features(detected[slot]) if slot in detected else (-MAX_LOG_ODDS, 0.0, 0.0) for slot in SLOTS]
+    return np.array([value for log_odds, *others in rows for value in (log_odds + MAX_LOG_ODDS, *others)])
 
 
 def fit_scores(features: Array, correct: Array) -> Array | None:
-    """[5] coefficients and intercept of a logistic regression; None where there is only one kind of implant."""
+    """[13] coefficients and intercept of a logistic regression; None where there is only one kind of implant."""
     if len(np.unique(correct)) < 2:
         return None
     regression = LogisticRegression().fit(features, correct)
     return np.r_[regression.coef_[0], regression.intercept_]
 
 
-def implant_score(features: Array, coefficients: Array | None, slots: int) -> float:
-    """Probability that it is an implant; before calibration the mean score of the ``slots`` that it could have."""
-    if coefficients is None:
-        return float(features.sum() / slots)
+def implant_score(features: Array, coefficients: Array) -> float:
+    """Probability that it is an implant."""
     return float(1 / (1 + np.exp(-(features @ coefficients[:-1] + coefficients[-1]))))
+
+
+def mean_score(parts: Sequence[Part], whole: Part | None, slots: int) -> float:
+    """The score before calibration: the mean over the ``slots`` that the implant could have, 0 where one is missing."""
+    return sum(part.score for part in (*parts, *filter(None, (whole,))) if not part.inferred) / slots

@@ -18,6 +18,7 @@ NEIGHBOURS = 6  # nearest parts of another slot that are considered for a part
 REACH = 2.0  # distance of adjoining thirds at most, in mean larger sides of their boxes
 INSIDE = 0.3  # share of the thirds that has to lie in a whole implant that they may belong to
 NEW = 3.0  # nats that every implant costs, so that one is preferred to two halves
+SAME_IOU = 0.5  # of two boxes from which they are one implant
 PER_PART = 12  # candidates that a part is left with
 WHOLE = len(SLOTS) - 1
 _BITS = (1, 2, 4)
@@ -85,6 +86,35 @@ def prefer_axis(candidates: Candidates, parts: Parts, model: ImplantModel, axis:
     costs = costs.copy()
     costs[tilted] += tilt
     return Candidates(members, costs)
+
+
+def weak_wholes(members: Indices, parts: Parts) -> Indices:
+    """[C, 4] unexplained whole implants where nothing else was found: implants too, with a score that says how sure.
+
+    Args:
+        members: [C, 4] implants of the image.
+        parts: of the image.
+    """
+    wholes = np.setdiff1d(np.flatnonzero(parts.slots == WHOLE), members[:, WHOLE])
+    order = wholes[np.argsort(-parts.alone[wholes], kind="stable")]
+    there = (members >= 0)[..., None]
+    low = np.where(there, parts.boxes[members, :2], np.inf).min(axis=1)
+    high = np.where(there, parts.boxes[members, 2:], -np.inf).max(axis=1)
+    taken = np.concatenate([np.concatenate([low, high], axis=1), parts.boxes[order]])
+    overlap = _iou(taken[:, None], taken)
+    kept = list(range(len(members)))
+    for index in range(len(members), len(taken)):
+        if not (overlap[index, kept] >= SAME_IOU).any():
+            kept.append(index)
+    rows = np.full((len(kept) - len(members), len(SLOTS)), -1)
+    rows[:, WHOLE] = order[np.array(kept[len(members) :], np.intp) - len(members)]
+    return rows
+
+
+def _iou(a: Array, b: Array) -> Array:
+    """Intersection over union of boxes (…, 4)."""
+    shared = intersection_area(a, b)
+    return shared / (np.prod(sizes(a), axis=-1) + np.prod(sizes(b), axis=-1) - shared)
 
 
 def end_to_end(members: Indices, parts: Parts) -> Array:

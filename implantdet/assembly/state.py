@@ -15,7 +15,7 @@ from implantdet.assembly.likelihood import ImplantModel, Pattern, StudentT
 from implantdet.assembly.ranking import Calibration
 from implantdet.data.idd import read_json, write_json
 
-FORMAT, VERSION = "implantdet part assembler", 1
+FORMAT, VERSION = "implantdet part assembler", 2
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class AssemblerState:
     Attributes:
         model: likelihood of sets of thirds.
         regressions: (thirds that are there, missing third) → its prediction.
-        readings_per_part: [4] readings of an ordinary part of every slot.
+        part_coefficients: [4, 3] by slot: what ``calibrating.part_features`` weigh in the cost of leaving a part
+            unexplained, in nats.
         examples: known implants of every product line, title → axis → value → count.
         miss_rates: [4] share of parts that are not detected.
         min_scores: [classes] adaptive threshold of every category.
@@ -37,7 +38,7 @@ class AssemblerState:
 
     model: ImplantModel
     regressions: Mapping[tuple[Pattern, int], ThirdRegression]
-    readings_per_part: Array
+    part_coefficients: Array
     examples: Mapping[str, Mapping[str, Mapping[str, float]]]
     miss_rates: Array
     min_scores: Array
@@ -61,7 +62,7 @@ def save_state(path: str | Path, state: AssemblerState, thing_classes: Sequence[
             [list(p), missing, r.coefficients.tolist(), r.intercept.tolist(), r.std.tolist()]
             for (p, missing), r in state.regressions.items()
         ],
-        "readings_per_part": state.readings_per_part.tolist(),
+        "part_coefficients": state.part_coefficients.tolist(),
         "examples": state.examples,
         "miss_rates": state.miss_rates.tolist(),
         "min_scores": state.min_scores.tolist(),
@@ -114,7 +115,7 @@ def _parse(content: dict[str, Any]) -> AssemblerState:
     return AssemblerState(
         model,
         regressions,
-        _array(content["readings_per_part"]),
+        _array(content["part_coefficients"]),
         content["examples"],
         _array(content["miss_rates"]),
         _array(content["min_scores"]),

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from implantdet.assembly import calibrating
 from implantdet.assembly.gather import usable
 from implantdet.assembly.known import known_implants
-from implantdet.structures import Implant, Part
+from implantdet.structures import Implant, Part, Reading
 
 MEANINGS = fitted().meanings
 BOX = (0.0, 0.0, 30.0, 90.0)
@@ -73,17 +73,47 @@ def test_weights_of_whole_implants_minimise_the_error():
     assert weights[0] == 0.5
 
 
-def test_implant_scores():
-    parts = [Part("coronal", BOX, 0.9), Part("middle", BOX, 0.6)]
-    features = calibrating.score_features(parts, Part("system", BOX, 0.3))
-    assert features.tolist() == [0.9, 0.6, 0, 0.3]
-    assert calibrating.implant_score(features, None, 4) == pytest.approx(0.45)
+def test_features_of_parts_by_hand():
+    readings = (Reading("coronal.level", "bone", 0.75, 0), Reading("coronal.thread", "none", 0.5, 1))
+    parts = [Part("coronal", BOX, 0.75, readings), Part("middle", BOX, 1.0), Part("apical", BOX, 0.0)]
+    features = calibrating.part_features(parts)
+    np.testing.assert_allclose(features, [[np.log(3), 1.25, 1], [7, 0, 1], [-7, 0, 1]])  # bounded log-odds
+    assert calibrating.part_features([]).shape == (0, 3)
+    # Of an implant: from 0 on, and 0 where a slot is missing or only inferred.
+    inferred = Part("middle", BOX, 0.0, box_std=(1.0,) * 4)
+    found = calibrating.score_features([parts[0], inferred], Part("system", BOX, 0.5))
+    np.testing.assert_allclose(found, [7 + np.log(3), 1.25, 1, *[0] * 6, 7, 0, 1])
+
+
+def test_worth_of_parts_is_the_log_odds_of_being_right():
+    # Right middle thirds score 0.8 more often than not, wrong ones 0.2; their places decide which is which.
     rng = np.random.default_rng(0)
-    samples = rng.random((200, 4))
-    correct = samples.sum(axis=1) + rng.normal(0, 0.3, 200) > 2
+    truth = known(scenes(40, seed=3))
+    images, labels, features = [], [], []
+    for image in truth:
+        right = [Part("middle", implant.boxes["middle"], float(rng.beta(6, 3))) for implant in image]
+        wrong = [Part("middle", (900.0, 9.0 * k, 930.0, 9.0 * k + 9), float(rng.beta(3, 6))) for k in range(3)]
+        images.append(([*right, *wrong], image))
+        labels += [True] * len(right) + [False] * len(wrong)
+        features.append(calibrating.part_features([*right, *wrong])[:, :2])
+    default = np.arange(12.0).reshape(4, 3)
+    coefficients = calibrating.part_coefficients(images, default)
+    expected = LogisticRegression().fit(np.concatenate(features), labels)
+    np.testing.assert_allclose(coefficients[1], [*expected.coef_[0], expected.intercept_[0] + calibrating.PLACE[1]])
+    assert coefficients[1, 0] > 0.5
+    assert np.array_equal(coefficients[[0, 2, 3]], default[[0, 2, 3]])  # nothing was seen of these
+
+
+def test_implant_scores():
+    parts = [Part("coronal", BOX, 0.9), Part("middle", BOX, 0.6), Part("apical", BOX, 0.0, box_std=(1.0,) * 4)]
+    assert calibrating.mean_score(parts, Part("system", BOX, 0.3), 4) == pytest.approx(0.45)
+    features = calibrating.score_features(parts, Part("system", BOX, 0.3))
+    rng = np.random.default_rng(0)
+    samples = rng.random((200, 12))
+    correct = samples.sum(axis=1) + rng.normal(0, 0.3, 200) > 6
     coefficients = calibrating.fit_scores(samples, correct)
     expected = LogisticRegression().fit(samples, correct).predict_proba([features])[0, 1]
-    assert calibrating.implant_score(features, coefficients, 4) == pytest.approx(expected)
+    assert calibrating.implant_score(features, coefficients) == pytest.approx(expected)
     assert calibrating.fit_scores(samples, np.ones(200, bool)) is None
 
 
@@ -102,7 +132,7 @@ def test_calibration_end_to_end():
     assembler = type(fitted())(CLASSES).fit(scenes(60, seed=1)).calibrate(records, predictions)
     state = assembler.state_
     assert state.calibration.system_quantile is not None
-    assert state.score_coefficients.shape == (5,)
+    assert state.score_coefficients.shape == (13,)
     assert (state.miss_rates < 0.3).all()
     implants = [implant for p in predictions for implant in assembler.assemble(p)]
     assert np.mean([implant.score for implant in implants if len(implant.observed) > 1]) > 0.9

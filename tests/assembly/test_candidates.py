@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from implant_scenes import fitted
 
-from implantdet.assembly.candidates import NEW, PER_PART, Parts, end_to_end, enumerate_candidates, prefer_axis
+from implantdet.assembly.candidates import (
+    NEW,
+    PER_PART,
+    WHOLE,
+    Parts,
+    end_to_end,
+    enumerate_candidates,
+    prefer_axis,
+    weak_wholes,
+)
 
 MISSING = np.array([3.0, 3.0, 3.0, 0.0])
 
@@ -84,3 +93,14 @@ def test_direction_from_first_to_last_third():
     layout = parts(column(0), [0, 1, 2])
     rows = np.array([[0, 1, 2, -1], [-1, 1, 2, -1], [0, -1, 2, -1], [0, 1, -1, -1]])
     assert end_to_end(rows, layout).tolist() == [[0, 1]] * 4
+
+
+def test_unexplained_whole_implants_stay_where_nothing_else_is():
+    # Three whole implants: one has a third already, one covers that third's implant again, one stands alone.
+    boxes = np.array([[0.0, 0, 20, 20], [0.0, 0, 20, 60], [1.0, 0, 21, 60], [100.0, 0, 120, 60], [101.0, 0, 121, 60]])
+    layout = Parts(boxes, np.array([0, WHOLE, WHOLE, WHOLE, WHOLE]), np.array([9.0, 9.0, 1.0, 0.5, 2.0]))
+    members = np.array([[0, -1, -1, 1]])
+    assert weak_wholes(members, layout).tolist() == [[-1, -1, -1, 4]]  # the better of the two that stand alone
+    nothing = np.empty((0, 4), np.intp)
+    assert sorted(weak_wholes(nothing, layout)[:, WHOLE].tolist()) == [1, 4]
+    assert weak_wholes(nothing, Parts(np.empty((0, 4)), np.empty(0, np.intp), np.empty(0))).shape == (0, 4)

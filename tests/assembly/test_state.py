@@ -35,7 +35,7 @@ def test_before_calibration_nothing_is_unknown(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2, expected 1"),
+        ({"version": 1}, "version 1, expected 2"),
         ({"format": "pickle"}, "expected the state of a part assembler"),
         ({"thing_classes": ["Bego"]}, "other classes"),
         ({"pairs": [[1.0]]}, "damaged"),
