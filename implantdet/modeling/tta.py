@@ -14,6 +14,8 @@ from detectron2.structures import Instances
 from fvcore.transforms import HFlipTransform, TransformList, VFlipTransform
 from torch import Tensor, nn
 
+from implantdet.data.augmentation import SmoothResizeShortestEdge, SmoothResizeTransform
+
 _UNDO_ON_MASK = {
     HFlipTransform: lambda masks: masks.flip(3),
     VFlipTransform: lambda masks: masks.flip(2),
@@ -22,7 +24,10 @@ _UNDO_ON_MASK = {
 
 
 class SymmetryTTA(DatasetMapperTTA):
-    """Detectron2's versions of an image in several sizes, each also flipped both ways and turned by a quarter.
+    """Versions of an image in Detectron2's sizes, each also flipped both ways and turned by a quarter.
+
+    They shrink smoothly, as images for training do. The image is best given in its own size: what is small already
+    comes out blurred in a larger one.
 
     Args:
         rot90: add each version turned by 90°. With ``flip`` these are the eight symmetries of the square.
@@ -43,7 +48,16 @@ class SymmetryTTA(DatasetMapperTTA):
 
     def __call__(self, dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
         """Versions of a dataset dict with ``image`` (C, H, W), each with the ``transforms`` that made it."""
-        resized = super().__call__(dataset_dict)
+        image = dataset_dict["image"].numpy()
+        height, width = image.shape[1:]
+        # From the image in the dataset to the one that is given.
+        before = TransformList([SmoothResizeTransform(dataset_dict["height"], dataset_dict["width"], height, width)])
+        resized = []
+        for min_size in self.min_sizes:
+            resize = SmoothResizeShortestEdge(min_size, self.max_size, "choice").get_transform(image[0])
+            # Channel by channel, as the resize takes them.
+            smaller = torch.from_numpy(np.stack([resize.apply_image(channel) for channel in image]))
+            resized.append(dataset_dict | {"image": smaller, "transforms": before + resize})
         return [_turn(version, *symmetry) for version in resized for symmetry in self.symmetries]
 
 

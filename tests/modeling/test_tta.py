@@ -48,6 +48,27 @@ def test_number_of_versions(flip, rot90, number):
     assert len(SymmetryTTA(min_sizes=[HEIGHT], max_size=1000, flip=flip, rot90=rot90)(painted())) == number
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_versions_shrink_by_averaging(channels):
+    """Threads of one pixel in four: whoever looks at single pixels between them sees none, and their mean is 50."""
+    image = torch.zeros(channels, 64, 96)
+    image[:, :, ::4] = 200
+    record = {"image": image, "height": 64, "width": 96}
+    (version,) = SymmetryTTA(min_sizes=[16], max_size=1000, flip=False, rot90=False)(record)
+    assert version["image"].shape == (channels, 16, 24)
+    assert version["image"].dtype == torch.float32
+    inner = version["image"][:, :, 1:-1]  # the rim has no neighbours to average with
+    torch.testing.assert_close(inner, torch.full_like(inner, 50.0), rtol=0, atol=0.01)
+
+
+def test_an_image_that_was_resized_before_leads_back_to_the_one_of_the_dataset():
+    record = painted() | {"height": 2 * HEIGHT, "width": 2 * WIDTH}
+    for version in SymmetryTTA(min_sizes=[HEIGHT, 10], max_size=1000, flip=True, rot90=True)(record):
+        box = bright_box(version["image"][0].numpy())
+        back = version["transforms"].inverse().apply_box(np.array([box], dtype=float))[0]
+        np.testing.assert_allclose(back, 2 * np.array(BOX), atol=4.01)  # a pixel of the smallest version is 8 wide
+
+
 class Oracle(GeneralizedRCNN):
     """Finds the bright rectangle in two categories, in whatever version; its mask covers what is brightest."""
 
