@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -16,6 +17,8 @@ from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
 from implantdet.modeling.masked_image_model import MaskedImageModel
 
+CONFIG = "config.yaml"  # Detectron2's name
+
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Merge the config, register its dataset, complete it from the data, and start logging.
@@ -24,7 +27,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         args: of Detectron2's ``default_argument_parser``.
 
     Returns:
-        The frozen config; it is also written to ``OUTPUT_DIR/config.yaml``.
+        The frozen config; it is also written to ``OUTPUT_DIR/config.yaml``. An evaluation in the folder of a training
+        leaves the config of the training there.
 
     Raises:
         DataError: the dataset folder cannot be used.
@@ -43,7 +47,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     if not torch.cuda.is_available():  # processes share the cores; fighting over them costs a multiple
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+    record = Path(cfg.OUTPUT_DIR) / CONFIG
+    of_training = record.with_name("last_checkpoint").is_file() and record.is_file()
+    kept = record.read_bytes() if args.eval_only and of_training and comm.is_main_process() else None
     default_setup(cfg, args)
+    if kept is not None:
+        record.write_bytes(kept)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="implantdet")
     return cfg
 
