@@ -91,6 +91,19 @@ def test_no_training_set_is_an_error(idd_root, tmp_path):
         setup(arguments(idd_root, tmp_path, "DATASETS.TRAIN", "()"))
 
 
+def test_keys_of_the_part_head_that_nobody_reads_are_an_error(idd_root, tmp_path):
+    options = ("MODEL.PART_HEAD.LOSS", "focal", "MODEL.PART_HEAD.CLASS_WEIGHTS", "[1.0, 2.0]")
+    with pytest.raises(
+        ValueError, match=r"NAME is 'StandardROIHeads', which does not read .* for LOSS, CLASS_WEIGHTS\. Set"
+    ):
+        setup(arguments(idd_root, tmp_path, *options))
+    defaults = ("MODEL.PART_HEAD.LOSS", "binary_cross_entropy", "MODEL.PART_HEAD.CLASS_WEIGHTS", "()")
+    assert setup(arguments(idd_root, tmp_path, *defaults)).MODEL.ROI_HEADS.NAME == "StandardROIHeads"
+    for name in ("ImplantROIHeads", "CascadeImplantROIHeads"):
+        cfg = setup(arguments(idd_root, tmp_path, *options, "MODEL.ROI_HEADS.NAME", name))
+        assert cfg.MODEL.PART_HEAD.LOSS == "focal"
+
+
 def test_a_missing_dataset_says_how_to_get_one(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.*implantdet import"):
         setup(arguments(tmp_path / "nowhere", tmp_path))
