@@ -1,5 +1,7 @@
 """Every config loads, names only keys that exist, and builds its model."""
 
+import re
+
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -9,6 +11,7 @@ from detectron2.modeling import build_model
 from implantdet.config import add_implantdet_config
 from implantdet.engine.optimizer import build_adamw
 from implantdet.engine.schedule import with_lengths
+from implantdet.engine.setup import check_part_head
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 
@@ -52,6 +55,20 @@ def test_it_is_for_grey_images_and_names_a_dataset(cfg):
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         assert name.startswith(f"{cfg.DATASETS.NAME}_")
     assert cfg.SEED >= 0  # reproducible unless somebody asks for something else
+
+
+def test_the_options_of_the_readme_can_be_given():
+    """Row by row, to the config that the README trains."""
+    rows = re.findall(r"^\| [^`].* \| `([A-Z].*)` \|$", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.M)
+    assert len(rows) >= 6
+    for row in rows:
+        cfg = get_cfg()
+        add_implantdet_config(cfg)
+        cfg.merge_from_file(str(REPOSITORY / "configs/idd_random.yaml"))
+        before = cfg.clone()
+        cfg.merge_from_list(row.replace("`, `", " ").split())
+        check_part_head(cfg)
+        assert cfg != before, f"{row} is no option: it is set already"
 
 
 def test_paper_sizes():

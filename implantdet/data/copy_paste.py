@@ -31,6 +31,9 @@ class CopyPaste:
         prob: probability that an image gets an implant, in [0, 1].
         factors: (number of sources,) how often each is drawn, relative to the others.
         keep_masks: give the pasted instances their masks; the target's must be bit masks then.
+
+    Raises:
+        ValueError: ``prob`` is not from 0 to 1.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class CopyPaste:
         factors: np.ndarray,
         keep_masks: bool,
     ) -> None:
+        if not 0 <= prob <= 1:
+            raise ValueError(f"INPUT.COPY_PASTE_PROB must be from 0 to 1; found {prob}")
         self.mapper = mapper
         self.source_mapper = source_mapper
         self.sources = sources
@@ -71,7 +76,8 @@ def add_copy_paste(cfg: CfgNode, mapper: Mapper, dataset_dicts: list[dict[str, A
         dataset_dicts: the training set; its annotations with masks and ``implant_id`` are the source.
 
     Raises:
-        ValueError: no implant can be copied, or masks are to be trained on in a form that cannot be pasted.
+        ValueError: no implant can be copied, masks are to be trained on in a form that cannot be pasted, or the
+            probability is not from 0 to 1.
     """
     if cfg.INPUT.COPY_PASTE_PROB == 0:
         return mapper

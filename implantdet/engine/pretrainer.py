@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluators
 from torch import Tensor, nn
 
@@ -48,7 +48,7 @@ class Pretrainer(Trainer):
 
     def build_evaluation_hooks(self, model: nn.Module) -> list[HookBase]:
         """Evaluation only: a loss of masked images says little about features, so no checkpoint is the best."""
-        return [hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, lambda: self.test(self.cfg, model))]
+        return [self.build_eval_hook(model)]
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
@@ -17,7 +18,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from implantdet.assembly.assembler import PartAssembler
-from implantdet.engine.setup import needs_no_labels
+from implantdet.engine.setup import CONFIG, needs_no_labels
 from implantdet.taxonomy import default_taxonomy
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ def fit_assembler(cfg: CfgNode) -> PartAssembler | None:
 def load_assembler(cfg: CfgNode, checkpoint: str) -> PartAssembler | None:
     """The assembler that lies beside a checkpoint; None if there is no second stage.
 
+    Warns of what makes its probabilities hold less than they promise, if the training's config lies there too.
+
     Raises:
         ValueError: the training set allows a second stage, but there is no assembler, or it is of another detector.
     """
@@ -101,6 +104,7 @@ def load_assembler(cfg: CfgNode, checkpoint: str) -> PartAssembler | None:
         return None
     path = Path(checkpoint).with_name(ASSEMBLER)
     if path.is_file():
+        _compare_with_calibration(cfg, path.with_name(CONFIG))
         return PartAssembler(cfg, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes).load(path)
     if fit_assembler(cfg) is None:
         return None
@@ -109,6 +113,29 @@ def load_assembler(cfg: CfgNode, checkpoint: str) -> PartAssembler | None:
         "`python train_net.py --resume` with the config and OUTPUT_DIR of that training writes it, without training "
         "anew if the training has ended"
     )
+
+
+def _compare_with_calibration(cfg: CfgNode, record: Path) -> None:
+    """Warn if ``cfg`` evaluates other detections than the assembler was calibrated by, or the same images."""
+    if not record.is_file():
+        return
+    training = yaml.safe_load(record.read_text(encoding="utf-8"))
+    enabled = training.get("TEST", {}).get("AUG", {}).get("ENABLED", False)
+    if enabled != cfg.TEST.AUG.ENABLED:
+        logger.warning(
+            "TEST.AUG.ENABLED is %s, but the assembler was calibrated with %s (%s): the detector's scores differ, so "
+            "scores of implants and conformal sets do not hold what they promise. Set TEST.AUG.ENABLED %s, or "
+            "calibrate anew by `python train_net.py --resume` with the config of the training and TEST.AUG.ENABLED %s.",
+            *(cfg.TEST.AUG.ENABLED, enabled, record, enabled, cfg.TEST.AUG.ENABLED),
+        )
+    for name in cfg.DATASETS.TEST:
+        if name in training.get("DATASETS", {}).get("TEST", ()):
+            logger.warning(
+                "The assembler was calibrated on %s (DATASETS.TEST in %s): scores of implants and conformal sets look "
+                "better there than they are. Report a set that it has not seen.",
+                name,
+                record,
+            )
 
 
 class _Predictions(DatasetEvaluator):

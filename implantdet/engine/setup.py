@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
+from implantdet.modeling.implant_roi_heads import CascadeImplantROIHeads, ImplantROIHeads
 from implantdet.modeling.masked_image_model import MaskedImageModel
+
+CONFIG = "config.yaml"  # Detectron2's name
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -24,11 +28,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
         args: of Detectron2's ``default_argument_parser``.
 
     Returns:
-        The frozen config; it is also written to ``OUTPUT_DIR/config.yaml``.
+        The frozen config; it is also written to ``OUTPUT_DIR/config.yaml``. An evaluation in the folder of a training
+        leaves the config of the training there.
 
     Raises:
         DataError: the dataset folder cannot be used.
-        ValueError: as ``check_names`` and ``complete_from_data``.
+        ValueError: as ``check_names``, ``check_part_head`` and ``complete_from_data``.
     """
     cfg = get_cfg()
     add_implantdet_config(cfg)
@@ -38,12 +43,18 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.DATASETS.TEST or not cfg.DATASETS.IMAGE_FOLDER:
         register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
     check_names(cfg)
+    check_part_head(cfg)
     if not needs_no_labels(cfg):
         complete_from_data(cfg)
     cfg.freeze()
     if not torch.cuda.is_available():  # processes share the cores; fighting over them costs a multiple
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+    record = Path(cfg.OUTPUT_DIR) / CONFIG
+    of_training = record.with_name("last_checkpoint").is_file() and record.is_file()
+    kept = record.read_bytes() if args.eval_only and of_training and comm.is_main_process() else None
     default_setup(cfg, args)
+    if kept is not None:
+        record.write_bytes(kept)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="implantdet")
     return cfg
 
@@ -62,6 +73,24 @@ def check_names(cfg: CfgNode) -> None:
                     f"DATASETS.{key}: found '{name}', expected a registered dataset; DATASETS.NAME "
                     f"'{cfg.DATASETS.NAME}' registers {', '.join(own) or 'nothing without a DATASETS.ROOT'}"
                 )
+
+
+def check_part_head(cfg: CfgNode) -> None:
+    """See to it that what is asked of the part head is asked of heads that listen.
+
+    Raises:
+        ValueError: a key of ``MODEL.PART_HEAD`` is set, and ``MODEL.ROI_HEADS.NAME`` does not read it.
+    """
+    defaults = get_cfg()
+    add_implantdet_config(defaults)
+    changed = [key for key, value in cfg.MODEL.PART_HEAD.items() if value != defaults.MODEL.PART_HEAD[key]]
+    name = cfg.MODEL.ROI_HEADS.NAME
+    if changed and not issubclass(ROI_HEADS_REGISTRY.get(name), ImplantROIHeads | CascadeImplantROIHeads):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME is '{name}', which does not read MODEL.PART_HEAD; found other values than the "
+            f"defaults for {', '.join(changed)}. Set MODEL.ROI_HEADS.NAME to ImplantROIHeads or "
+            "CascadeImplantROIHeads, or leave these keys out"
+        )
 
 
 def needs_no_labels(cfg: CfgNode) -> bool:

@@ -130,12 +130,19 @@ class Trainer(DefaultTrainer):
         cfg, period = self.cfg, self.cfg.TEST.EVAL_PERIOD
         built: list[HookBase] = [
             ValidationLoss(period, model, lambda: build_validation_loader(cfg)),
-            hooks.EvalHook(period, lambda: self.test(cfg, model)),
+            self.build_eval_hook(model),
         ]
         if comm.is_main_process():
             prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
             built.append(BestCheckpointer(period, self.checkpointer, f"{prefix}bbox/AP", file_prefix=BEST))
         return [*built, SecondStage(cfg, self.build_detector(cfg, model))]
+
+    def build_eval_hook(self, model: nn.Module) -> HookBase:
+        """Metrics of ``model`` every ``TEST.EVAL_PERIOD``, by one version of each image whatever ``TEST.AUG`` says."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.TEST.AUG.ENABLED = False  # many versions would take too long so often
+        return hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self.test(cfg, model))
 
     def build_writers(self) -> list[EventWriter]:
         """The log, ``metrics.json``, and TensorBoard if it is installed."""
@@ -155,8 +162,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """Images as they are, one by one."""
-        return build_detection_test_loader(cfg, dataset_name, mapper=RadiographMapper(cfg, is_train=False))
+        """Images one by one, by ``INPUT.MIN_SIZE_TEST``; in their own size for the versions of ``build_detector``."""
+        own_size: dict[str, Any] = {"augmentations": []} if cfg.TEST.AUG.ENABLED else {}
+        return build_detection_test_loader(cfg, dataset_name, mapper=RadiographMapper(cfg, is_train=False, **own_size))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:

@@ -46,6 +46,9 @@ class _PartLabels(ROIHeads):
         score_thresh: score that a detection must exceed after Soft-NMS.
         topk_per_image: number of detections that Soft-NMS keeps.
         **kwargs: of Detectron2's heads.
+
+    Raises:
+        ValueError: ``soft_nms_sigma`` is negative.
     """
 
     def __init__(
@@ -57,6 +60,10 @@ class _PartLabels(ROIHeads):
         topk_per_image: int = 100,
         **kwargs: Any,
     ) -> None:
+        if soft_nms_sigma < 0:
+            raise ValueError(
+                f"MODEL.PART_HEAD.SOFT_NMS_SIGMA must be above 0, or 0 for ordinary NMS; found {soft_nms_sigma}"
+            )
         super().__init__(**kwargs)
         self.train_datasets = train_datasets
         self.soft_nms_sigma = soft_nms_sigma

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -87,8 +87,11 @@ def class_weights(
         return torch.tensor(given, dtype=torch.float32)
     counts = count_annotations(datasets, num_classes)
     weights = inverse_frequency(counts) if weighting == "inverse_frequency" else effective_number(counts, beta)
-    for index, (count, weight) in enumerate(zip(counts.tolist(), weights.tolist(), strict=True)):
-        logger.info("category %d: %d annotations, weight %.3f", index, count, weight)
+    # The metadata is there after the annotations were counted.
+    metadata = MetadataCatalog.get(datasets[0]) if datasets else None
+    names = getattr(metadata, "thing_classes", range(num_classes))
+    for name, count, weight in zip(names, counts.tolist(), weights.tolist(), strict=True):
+        logger.info("category %s: %d annotations, weight %.3f", name, count, weight)
     return weights
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from detectron2.structures import Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from torch import Tensor
 
 
 def soft_nms(instances: Instances, sigma: float, score_thresh: float, topk: int) -> Instances:
@@ -18,20 +19,26 @@ def soft_nms(instances: Instances, sigma: float, score_thresh: float, topk: int)
     Returns:
         Detections with their new scores, best first.
     """
-    same = instances.pred_classes[:, None] == instances.pred_classes
-    decay = torch.exp(-(pairwise_iou(instances.pred_boxes, instances.pred_boxes) ** 2) / sigma)
-    decay = torch.where(same, decay, 1.0).to(instances.scores)
     scores = instances.scores.clone()
+    # A table of pairs for each category alone: one of all detections would grow with the square of their number.
+    for category in instances.pred_classes.unique():
+        same = (instances.pred_classes == category).nonzero().flatten()
+        scores[same] = _decayed(instances.pred_boxes[same], scores[same], sigma, score_thresh)
+    order = scores.argsort(descending=True, stable=True)
+    kept = order[scores[order] > score_thresh][: topk if topk >= 0 else None]
+    result = instances[kept]
+    result.scores = scores[kept]
+    return result
+
+
+def _decayed(boxes: Boxes, scores: Tensor, sigma: float, score_thresh: float) -> Tensor:
+    """New scores of one category; those that fall to the threshold are not followed any further."""
+    decay = torch.exp(-(pairwise_iou(boxes, boxes) ** 2) / sigma).to(scores)
     waiting = torch.ones_like(scores)
-    order = []
     for _ in range(len(scores)):
         best = int((scores * waiting).argmax())
         if not scores[best] * waiting[best] > score_thresh:
             break
-        order.append(best)
         waiting[best] = 0
         scores = torch.where(waiting > 0, scores * decay[best], scores)
-    kept = torch.tensor(order[:topk] if topk >= 0 else order, dtype=torch.long, device=scores.device)
-    result = instances[kept]
-    result.scores = scores[kept]
-    return result
+    return scores

@@ -10,9 +10,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import RotationTransform
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from fvcore.transforms import HFlipTransform, TransformList, VFlipTransform
 from torch import Tensor, nn
+
+from implantdet.data.augmentation import SmoothResizeShortestEdge, SmoothResizeTransform
+from implantdet.modeling.soft_nms import soft_nms
 
 _UNDO_ON_MASK = {
     HFlipTransform: lambda masks: masks.flip(3),
@@ -22,7 +25,10 @@ _UNDO_ON_MASK = {
 
 
 class SymmetryTTA(DatasetMapperTTA):
-    """Detectron2's versions of an image in several sizes, each also flipped both ways and turned by a quarter.
+    """Versions of an image in Detectron2's sizes, each also flipped both ways and turned by a quarter.
+
+    They shrink smoothly, as images for training do. The image is best given in its own size: what is small already
+    comes out blurred in a larger one.
 
     Args:
         rot90: add each version turned by 90°. With ``flip`` these are the eight symmetries of the square.
@@ -43,7 +49,16 @@ class SymmetryTTA(DatasetMapperTTA):
 
     def __call__(self, dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
         """Versions of a dataset dict with ``image`` (C, H, W), each with the ``transforms`` that made it."""
-        resized = super().__call__(dataset_dict)
+        image = dataset_dict["image"].numpy()
+        height, width = image.shape[1:]
+        # From the image in the dataset to the one that is given.
+        before = TransformList([SmoothResizeTransform(dataset_dict["height"], dataset_dict["width"], height, width)])
+        resized = []
+        for min_size in self.min_sizes:
+            resize = SmoothResizeShortestEdge(min_size, self.max_size, "choice").get_transform(image[0])
+            # Channel by channel, as the resize takes them.
+            smaller = torch.from_numpy(np.stack([resize.apply_image(channel) for channel in image]))
+            resized.append(dataset_dict | {"image": smaller, "transforms": before + resize})
         return [_turn(version, *symmetry) for version in resized for symmetry in self.symmetries]
 
 
@@ -61,8 +76,9 @@ def _turn(version: dict[str, Any], quarter: bool, horizontal: bool, vertical: bo
 class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
     """A detector that looks at each image in all versions of ``SymmetryTTA`` and unites what it finds.
 
-    Detections are united category by category, so several categories on one box stay several detections. Masks are
-    averaged over the versions.
+    Detections are united category by category, so several categories on one box stay several detections: by NMS or,
+    with ``MODEL.PART_HEAD.SOFT_NMS_SIGMA``, by Soft-NMS, once over what all versions found. Masks are averaged over the
+    versions.
 
     Args:
         cfg: with the keys of ``add_implantdet_config``; ``TEST.AUG`` is read.
@@ -72,6 +88,23 @@ class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
 
     def __init__(self, cfg: CfgNode, model: nn.Module, batch_size: int = 4) -> None:
         super().__init__(cfg, model, SymmetryTTA(cfg), batch_size)
+
+    def _get_augmented_boxes(self, *args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        # A score that every version had decayed already would be decayed twice.
+        with self._turn_off_roi_heads(["soft_nms_sigma"]):
+            return super()._get_augmented_boxes(*args)
+
+    def _merge_detections(
+        self, all_boxes: Tensor, all_scores: list[Tensor], all_classes: list[Tensor], shape_hw: tuple[int, int]
+    ) -> Instances:
+        sigma = self.cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA
+        if sigma == 0:
+            return super()._merge_detections(all_boxes, all_scores, all_classes, shape_hw)
+        united = Instances(shape_hw, pred_boxes=Boxes(all_boxes))
+        united.pred_boxes.clip(shape_hw)
+        united.scores = torch.tensor(all_scores, device=all_boxes.device)
+        united.pred_classes = torch.tensor(all_classes, dtype=torch.long, device=all_boxes.device)
+        return soft_nms(united, sigma, self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, self.cfg.TEST.DETECTIONS_PER_IMAGE)
 
     def _reduce_pred_masks(self, outputs: list[Instances], tfms: list[TransformList]) -> Tensor:
         turned_back = []

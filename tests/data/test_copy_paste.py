@@ -164,3 +164,10 @@ def test_polygons_cannot_be_pasted(tiny_cfg):
     cfg = tiny_cfg("INPUT.COPY_PASTE_PROB", 0.5, "INPUT.MASK_FORMAT", "polygon", "MODEL.MASK_ON", True)
     with pytest.raises(ValueError, match=r"set INPUT\.MASK_FORMAT bitmask"):
         add_copy_paste(cfg, None, DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
+
+
+@pytest.mark.parametrize("prob", [-0.5, 50.0])
+def test_a_probability_out_of_its_range_is_an_error(tiny_cfg, prob):
+    cfg = tiny_cfg("INPUT.COPY_PASTE_PROB", prob, "INPUT.MASK_FORMAT", "bitmask")
+    with pytest.raises(ValueError, match=rf"INPUT\.COPY_PASTE_PROB must be from 0 to 1; found {prob}"):
+        add_copy_paste(cfg, None, DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))

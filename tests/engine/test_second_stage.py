@@ -108,6 +108,29 @@ def test_the_model_that_is_given_is_calibrated_and_reported(cfg):
     assert implants["stage2"]["any_system"]["AP50"] == pytest.approx(100)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), ["calibrated on tiny_implants_val_fold0 (DATASETS.TEST in "]),
+        (("DATASETS.TEST", "('tiny_implants_test',)"), []),
+        (
+            ("DATASETS.TEST", "('tiny_implants_test',)", "TEST.AUG.ENABLED", True),
+            ["TEST.AUG.ENABLED is True, but the assembler was calibrated with False ("],
+        ),
+    ],
+)
+def test_what_was_calibrated_otherwise_is_a_warning(tiny_cfg, cfg, implants_root, caplog, options, expected):
+    folder = Path(cfg.OUTPUT_DIR)
+    fit_assembler(cfg).save(folder / ASSEMBLER)
+    evaluated = tiny_cfg(*SHORT, *options, root=implants_root)
+    assert load_assembler(evaluated, str(folder / "model_final.pth")) is not None
+    assert not caplog.messages  # nobody knows what it was calibrated on
+    (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    load_assembler(evaluated, str(folder / "model_final.pth"))
+    assert len(caplog.messages) == len(expected)
+    assert all(part in message for part, message in zip(expected, caplog.messages, strict=True))
+
+
 def test_too_few_implants_are_a_warning_and_no_second_stage(tiny_cfg, caplog):
     cfg = tiny_cfg()
     assert fit_assembler(cfg) is None

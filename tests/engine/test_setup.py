@@ -11,9 +11,9 @@ from conftest import REPOSITORY, tiny_dataset, write_idd
 from implantdet.engine.setup import setup
 
 
-def arguments(root, output_dir, *opts):
+def arguments(root, output_dir, *opts, eval_only=False):
     options = ["OUTPUT_DIR", str(output_dir), *tiny_dataset(root), *opts]
-    return argparse.Namespace(config_file=str(REPOSITORY / "configs/opg_smoke.yaml"), opts=options, eval_only=False)
+    return argparse.Namespace(config_file=str(REPOSITORY / "configs/opg_smoke.yaml"), opts=options, eval_only=eval_only)
 
 
 def test_classes_and_masks_come_from_the_data(idd_root, boxes_only_root, tmp_path):
@@ -52,6 +52,18 @@ def test_a_written_config_can_be_used_again(idd_root, tmp_path):
     assert yaml.safe_load(again.dump()) == yaml.safe_load(first.dump())
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_an_evaluation_leaves_the_config_of_the_training(idd_root, tmp_path, trained):
+    """Beside its checkpoints; where there are none, the config is that of the last evaluation."""
+    setup(arguments(idd_root, tmp_path))
+    if trained:
+        (tmp_path / "last_checkpoint").write_text("model_final.pth", encoding="utf-8")
+    cfg = setup(arguments(idd_root, tmp_path, "DATASETS.TEST", "('tiny_masks_test',)", eval_only=True))
+    assert cfg.DATASETS.TEST == ("tiny_masks_test",)
+    written = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
+    assert written["DATASETS"]["TEST"] == ["tiny_masks_val_fold0" if trained else "tiny_masks_test"]
+
+
 def test_masks_can_be_left_out(idd_root, tmp_path):
     assert setup(arguments(idd_root, tmp_path, "MODEL.MASK_ON", "False")).MODEL.MASK_ON is False
 
@@ -77,6 +89,19 @@ def test_an_unknown_dataset_is_an_error_that_names_the_known_ones(idd_root, tmp_
 def test_no_training_set_is_an_error(idd_root, tmp_path):
     with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty"):
         setup(arguments(idd_root, tmp_path, "DATASETS.TRAIN", "()"))
+
+
+def test_keys_of_the_part_head_that_nobody_reads_are_an_error(idd_root, tmp_path):
+    options = ("MODEL.PART_HEAD.LOSS", "focal", "MODEL.PART_HEAD.CLASS_WEIGHTS", "[1.0, 2.0]")
+    with pytest.raises(
+        ValueError, match=r"NAME is 'StandardROIHeads', which does not read .* for LOSS, CLASS_WEIGHTS\. Set"
+    ):
+        setup(arguments(idd_root, tmp_path, *options))
+    defaults = ("MODEL.PART_HEAD.LOSS", "binary_cross_entropy", "MODEL.PART_HEAD.CLASS_WEIGHTS", "()")
+    assert setup(arguments(idd_root, tmp_path, *defaults)).MODEL.ROI_HEADS.NAME == "StandardROIHeads"
+    for name in ("ImplantROIHeads", "CascadeImplantROIHeads"):
+        cfg = setup(arguments(idd_root, tmp_path, *options, "MODEL.ROI_HEADS.NAME", name))
+        assert cfg.MODEL.PART_HEAD.LOSS == "focal"
 
 
 def test_a_missing_dataset_says_how_to_get_one(tmp_path):

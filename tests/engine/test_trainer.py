@@ -8,6 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import GeneralizedRCNN
 
+from implantdet.data.images import read_radiograph
 from implantdet.engine.trainer import Trainer, build_validation_loader
 
 # Six images in batches of two: an epoch has three iterations.
@@ -167,22 +168,38 @@ def test_the_training_pastes_implants(tiny_cfg, monkeypatch):
     assert max(annotated) == 8 < max(counts) == 12  # two implants of four annotations, and a third one
 
 
-@pytest.mark.parametrize("enabled", [False, True])
-def test_evaluation_looks_at_every_version_of_an_image(tiny_cfg, monkeypatch, enabled):
-    cfg = tiny_cfg("SOLVER.MAX_EPOCHS", "0.1", "DATASETS.TEST", "()")
-    train(cfg)
-    options = ("TEST.AUG.ENABLED", enabled, "TEST.AUG.MIN_SIZES", "(64,)", "TEST.AUG.ROT90", True)
-    evaluated = tiny_cfg(*options, "MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/model_final.pth", "MODEL.MASK_ON", False)
-    seen = []
+@pytest.fixture
+def seen(monkeypatch):
+    """What the detector is asked about, image by image."""
+    images = []
     inference = GeneralizedRCNN.inference
 
     def record(self, batched_inputs, *args, **kwargs):
-        seen.extend(batched_inputs)
+        images.extend(batched_inputs)
         return inference(self, batched_inputs, *args, **kwargs)
 
     monkeypatch.setattr(GeneralizedRCNN, "inference", record)
+    return images
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_evaluation_looks_at_every_version_of_an_image(tiny_cfg, seen, enabled):
+    cfg = tiny_cfg("SOLVER.MAX_EPOCHS", "0.1", "DATASETS.TEST", "()")
+    train(cfg)
+    options = ("TEST.AUG.ENABLED", enabled, "TEST.AUG.MIN_SIZES", "(64,)", "TEST.AUG.ROT90", True)
+    options += ("INPUT.MIN_SIZE_TEST", 32, "MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/model_final.pth")
+    evaluated = tiny_cfg(*options, "MODEL.MASK_ON", False)
     assert Trainer.evaluate(evaluated)["bbox"].keys() >= {"AP", "AP50"}
     assert len(seen) == 2 * (8 if enabled else 1)  # two images, in the eight symmetries of the square
+    if enabled:  # the pixels of the file: nothing made it smaller before
+        assert_same_bits(seen[0]["image"][0], torch.tensor(read_radiograph(seen[0]["file_name"])).float())
+    else:
+        assert seen[0]["image"].shape == (1, 32, 32)
+
+
+def test_validation_in_a_training_takes_one_version_whatever_the_final_evaluation_takes(tiny_cfg, seen):
+    train(tiny_cfg("SOLVER.MAX_EPOCHS", "0.1", "TEST.AUG.ENABLED", True, "INPUT.MIN_SIZE_TEST", 32))
+    assert [item["image"].shape for item in seen] == [(1, 32, 32)] * 2
 
 
 def test_validation_data_is_whole_annotated_and_not_augmented(tiny_cfg):

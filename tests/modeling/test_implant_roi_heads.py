@@ -137,6 +137,12 @@ def test_soft_nms_keeps_what_nms_drops(heads):
     assert found[0.5].scores.min() < 0.5 * found[0.0].scores.min()  # the overlapping one lost score
 
 
+@pytest.mark.parametrize("heads", HEADS)
+def test_a_negative_width_of_soft_nms_is_an_error(heads):
+    with pytest.raises(ValueError, match=r"MODEL\.PART_HEAD\.SOFT_NMS_SIGMA must be above 0, .*; found -0\.5"):
+        tiny_heads(heads, "MODEL.PART_HEAD.SOFT_NMS_SIGMA", -0.5)
+
+
 def test_masks_of_coincident_boxes_are_class_agnostic():
     options = ("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead")
     options += ("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 4)

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -129,6 +129,7 @@ def dataset():
     DatasetCatalog.register("counted", lambda: records)
     yield "counted"
     DatasetCatalog.remove("counted")
+    MetadataCatalog.pop("counted", None)
 
 
 def test_weights_are_counted_in_the_registered_set_and_logged(dataset, caplog):
@@ -137,6 +138,10 @@ def test_weights_are_counted_in_the_registered_set_and_logged(dataset, caplog):
         weights = class_weights("inverse_frequency", 4, [dataset])
     torch.testing.assert_close(weights, torch.tensor([0.5, 2.0, 2.0, 1.0]))
     assert "category 1: 1 annotations, weight 2.000" in caplog.text
+    MetadataCatalog.get(dataset).thing_classes = ["dome", "flat", "cone", "open"]
+    with caplog.at_level(logging.INFO):
+        class_weights("effective_number", 4, [dataset])
+    assert "category flat: 1 annotations, weight " in caplog.text
 
 
 def test_given_weights():

@@ -1,7 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
@@ -48,6 +50,27 @@ def test_number_of_versions(flip, rot90, number):
     assert len(SymmetryTTA(min_sizes=[HEIGHT], max_size=1000, flip=flip, rot90=rot90)(painted())) == number
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_versions_shrink_by_averaging(channels):
+    """Threads of one pixel in four: whoever looks at single pixels between them sees none, and their mean is 50."""
+    image = torch.zeros(channels, 64, 96)
+    image[:, :, ::4] = 200
+    record = {"image": image, "height": 64, "width": 96}
+    (version,) = SymmetryTTA(min_sizes=[16], max_size=1000, flip=False, rot90=False)(record)
+    assert version["image"].shape == (channels, 16, 24)
+    assert version["image"].dtype == torch.float32
+    inner = version["image"][:, :, 1:-1]  # the rim has no neighbours to average with
+    torch.testing.assert_close(inner, torch.full_like(inner, 50.0), rtol=0, atol=0.01)
+
+
+def test_an_image_that_was_resized_before_leads_back_to_the_one_of_the_dataset():
+    record = painted() | {"height": 2 * HEIGHT, "width": 2 * WIDTH}
+    for version in SymmetryTTA(min_sizes=[HEIGHT, 10], max_size=1000, flip=True, rot90=True)(record):
+        box = bright_box(version["image"][0].numpy())
+        back = version["transforms"].inverse().apply_box(np.array([box], dtype=float))[0]
+        np.testing.assert_allclose(back, 2 * np.array(BOX), atol=4.01)  # a pixel of the smallest version is 8 wide
+
+
 class Oracle(GeneralizedRCNN):
     """Finds the bright rectangle in two categories, in whatever version; its mask covers what is brightest."""
 
@@ -85,6 +108,13 @@ def cfg(tiny_cfg):
     )
 
 
+def changed(cfg, *opts):
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list(opts)
+    return cfg
+
+
 def test_two_categories_on_one_box_stay_two_detections(cfg):
     found = ImplantRCNNWithTTA(cfg, Oracle())([painted()])[0]["instances"]
     assert found.pred_classes.tolist() == [1, 3]
@@ -93,16 +123,43 @@ def test_two_categories_on_one_box_stay_two_detections(cfg):
     assert found.image_size == (HEIGHT, WIDTH)
 
 
-def test_nothing_found_is_no_error(cfg):
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+def test_one_version_finds_what_the_detector_finds(tiny_cfg, sigma):
+    """No score is lowered twice, by the heads and when versions are united."""
+    cfg = tiny_cfg(
+        *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+        *("MODEL.PART_HEAD.SOFT_NMS_SIGMA", sigma, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-6, "MODEL.MASK_ON", False),
+        *("TEST.AUG.MIN_SIZES", (HEIGHT,), "TEST.AUG.FLIP", False),
+    )
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        alone = model([painted()])[0]["instances"]
+        found = ImplantRCNNWithTTA(cfg, model)([painted()])[0]["instances"]
+    assert len(alone) == cfg.TEST.DETECTIONS_PER_IMAGE
+    assert found.pred_classes.tolist() == alone.pred_classes.tolist()
+    torch.testing.assert_close(found.scores, alone.scores)
+    torch.testing.assert_close(found.pred_boxes.tensor, alone.pred_boxes.tensor)
+
+
+def test_versions_are_united_by_soft_nms(cfg):
+    """Each of eight versions finds the same two categories: copies lose score, step by step, and do not vanish."""
+    cfg = changed(cfg, "MODEL.PART_HEAD.SOFT_NMS_SIGMA", 0.5, "TEST.AUG.MIN_SIZES", (HEIGHT,))
+    found = ImplantRCNNWithTTA(cfg, Oracle())([painted()])[0]["instances"]
+    of_first = found.scores[found.pred_classes == 1].tolist()
+    assert of_first == pytest.approx([0.9, 0.9 * math.exp(-2)], abs=1e-4)  # the next has a score below 0.05
+    assert set(found.pred_classes.tolist()) == {1, 3}
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+def test_nothing_found_is_no_error(cfg, sigma):
+    cfg = changed(cfg, "MODEL.PART_HEAD.SOFT_NMS_SIGMA", sigma)
     empty = painted() | {"image": torch.zeros(1, HEIGHT, WIDTH)}
     assert len(ImplantRCNNWithTTA(cfg, Oracle())([empty])[0]["instances"]) == 0
 
 
 def test_masks_are_turned_back_before_they_are_averaged(cfg):
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.MASK_ON = True
-    cfg.TEST.AUG.MIN_SIZES = (HEIGHT,)
+    cfg = changed(cfg, "MODEL.MASK_ON", True, "TEST.AUG.MIN_SIZES", (HEIGHT,))
     record = painted()
     record["image"][:, 10:16, 6:9] = 250  # the top left quarter of the rectangle, about
     found = ImplantRCNNWithTTA(cfg, Oracle())([record])[0]["instances"]
