@@ -18,7 +18,7 @@ Synthetic radiographs of implants whose geometry is known exactly (`implantdet p
 `benchmarks/phantom_page.py` from the files in `benchmarks/results`.
 
 ![Radiographs of preset idd](results/phantom_idd.jpg)
-![The same with thirds (yellow, green, blue), implants (red) and product lines](results/phantom_idd_boxes.jpg)
+![The same with thirds (blue, yellow, green), implants (orange) and product lines](results/phantom_idd_boxes.jpg)
 """
 GALLERY = """## Presets
 

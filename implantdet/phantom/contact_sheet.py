@@ -11,15 +11,10 @@ import numpy as np
 
 from implantdet.data.idd import IMAGES, load_idd
 from implantdet.phantom.arrays import Array
+from implantdet.taxonomy import COLOURS
 
 GAP = 4
 FONT_SCALE = 0.4
-COLOURS = {
-    "coronal": (80, 200, 255),
-    "middle": (120, 255, 120),
-    "apical": (255, 170, 90),
-    "system": (60, 60, 255),
-}  # BGR
 
 
 def contact_sheet(
@@ -67,7 +62,7 @@ def _draw(
         x, y, w, h = annotation["bbox"]
         low = round(x * scale[0]), round(y * scale[1])
         high = round((x + w) * scale[0]) - 1, round((y + h) * scale[1]) - 1
-        colour = COLOURS.get(category["supercategory"], (255, 255, 255))
+        colour = COLOURS[category["supercategory"]][::-1]  # OpenCV's order is BGR
         cv2.rectangle(picture, low, high, colour, 1)
     taken: list[tuple[int, int, int, int]] = []
     for annotation in annotations:

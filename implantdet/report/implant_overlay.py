@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from implantdet.report.overlay import (
-    COLOURS,
     COLUMN,
     OTHER_COLOUR,
     TEXT,
@@ -20,7 +19,7 @@ from implantdet.report.overlay import (
     write_key,
     write_notes,
 )
-from implantdet.taxonomy import SYSTEM, THIRDS
+from implantdet.taxonomy import COLOURS, SYSTEM, THIRDS
 
 DASH = 7  # pixels of a dash, and of a gap
 SHOWN = 0.01  # candidates that are less probable are not written

@@ -16,16 +16,14 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from implantdet.taxonomy import SYSTEM, THIRDS
+from implantdet.taxonomy import COLOURS, THIRDS
 
 HEIGHT = 720  # of a panel, in pixels; smaller images are enlarged to it
 COLUMN = 350  # width of the text beside the image, in pixels
 LINE = 20  # height of a line of text, in pixels
 COINCIDENT_IOU = 0.7  # boxes that overlap more are drawn as one
 BACKGROUND, TEXT = (18, 20, 24), (225, 228, 232)
-# Told apart by people with red-green blindness as well (Okabe and Ito's palette).
-COLOURS = dict(zip((*THIRDS, SYSTEM), ((86, 180, 233), (240, 228, 66), (0, 158, 115), (213, 94, 0)), strict=True))
-OTHER_COLOUR = (204, 121, 167)
+OTHER_COLOUR = (204, 121, 167)  # of the same palette as COLOURS
 
 
 @dataclass(frozen=True)

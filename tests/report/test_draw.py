@@ -6,7 +6,8 @@ from PIL import Image
 
 from implantdet.data.problems import DataError
 from implantdet.report.draw import draw_dataset
-from implantdet.report.overlay import COLOURS, LINE
+from implantdet.report.overlay import LINE
+from implantdet.taxonomy import COLOURS
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from implantdet.report.implant_overlay import describe, draw_implants
-from implantdet.report.overlay import COLOURS, COLUMN, HEIGHT, LINE, OTHER_COLOUR, TEXT
+from implantdet.report.overlay import COLUMN, HEIGHT, LINE, OTHER_COLOUR, TEXT
+from implantdet.taxonomy import COLOURS
 
 
 def candidate(name, probability, *evidence):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from implantdet.report.overlay import COLOURS, COLUMN, HEIGHT, Detection, detections_of, draw_panel, side_by_side
+from implantdet.report.overlay import COLUMN, HEIGHT, Detection, detections_of, draw_panel, side_by_side
+from implantdet.taxonomy import COLOURS
 
 
 def part(name, box=(10, 20, 30, 60), score=0.9):
