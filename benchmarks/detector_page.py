@@ -10,6 +10,7 @@ from typing import Any
 
 from _page import RESULTS, read, source, table, write_page
 
+SIZES = {"APs": "below 32² pixels", "APm": "32² to 96²", "APl": "above"}
 METRICS = {
     "part_AP": "parts, AP",
     "part_AP50": "parts, AP50",
@@ -79,15 +80,19 @@ def ablation_section() -> list[str]:
 def curve_section() -> list[str]:
     """The best detector, against the number of training images."""
     result = read("head_curve")
-    rows = [
-        [size, *(f"{of_size['metrics'][key]:.1f}" for key in METRICS)]
-        for size, of_size in result["by_training_images"].items()
-    ]
+    by_size = result["by_training_images"]
+    rows = [[size, *(f"{of_size['metrics'][key]:.1f}" for key in METRICS)] for size, of_size in by_size.items()]
+    best = list(by_size.values())[-1]
+    sizes = ", ".join(f"{name} {best['all'][key]:.1f}" for key, name in SIZES.items())
     return [
         "## The best that this machine trains",
         f"`{result['config']}` with `{' '.join(map(str, result['options']))}`, {result['image_passes']} image passes "
         "each, evaluated on the test patients:",
         table(rows, ["training images", *METRICS.values()]),
+        "![AP50 against the number of training images](results/head_curve.png)",
+        f"AP of the last row by the size of the box: {sizes}. The images with the lowest AP50 (left: what is there; "
+        "right: what was found with a score of 30 % or more):",
+        "![The worst images](results/head_curve_worst.jpg)",
         source(result, "head_curve"),
     ]
 
