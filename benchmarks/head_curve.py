@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, load_folds, write_json
+from implantdet.evaluation.coco_evaluator import without_nan
 from implantdet.evaluation.coco_metrics import coco_metrics
 from implantdet.report.draw import draw_dataset
 
@@ -120,7 +121,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         curve[size] = {
             "metrics": runs.metrics(truth, found),
             "axes": runs.axis_accuracy(truth, found),
-            "all": {key: value for key, value in coco_metrics(truth, found).items() if key != "AP_by_iou"},
+            "all": without_nan(coco_metrics(truth, found)),
         }
     worst = worst_images(truth, found, WORST)
     drawn = subset(data, arguments.work / "worst_data", test=worst)
