@@ -25,7 +25,8 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # Prefix of the names that the folder is registered under: <NAME>_train_fold0, <NAME>_test, …
     cfg.DATASETS.NAME = "idd"
 
-    # Pre-training: folder of images without labels, with its subfolders, in place of DATASETS.TRAIN; empty: none.
+    # Pre-training: folder of images without labels, with its subfolders, in place of DATASETS.TRAIN; empty: none. If
+    # DATASETS.ROOT has folds.json, copies of its test images are left out.
     cfg.DATASETS.IMAGE_FOLDER = ""
 
     # Pre-training: smallest share of the image that a crop may have, in (0, 1]; 1: the whole image, made square.
