@@ -87,7 +87,8 @@ def _add_mim_keys(cfg: CfgNode) -> None:
     # The collapse guard compares the target's spread across images with the one before training.
     cfg.MODEL.MIM.GUARD_PERIOD = 100  # iterations between measurements, >= 1
     cfg.MODEL.MIM.GUARD_IMAGES = 32  # images that are compared, >= 2
-    cfg.MODEL.MIM.GUARD_FRACTION = 0.1  # smallest share of the spread that is allowed, in [0, 1)
+    # Smallest share of the spread (of an effective rank: of what is above 1) that is allowed, in [0, 1).
+    cfg.MODEL.MIM.GUARD_FRACTION = 0.1
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
