@@ -9,6 +9,7 @@ masks. Writes ``results/mim_figure4.json`` and ``mim_figure4.png``.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from _record import RESULTS, write_result
@@ -45,9 +46,10 @@ def main() -> None:
         cfg = read_config(output_dir, args.mask_ratio)
         model = Pretrainer.build_model(cfg)
         Checkpointer(model).load(str(output_dir / "model_final.pth"))
-        evaluator = ReconstructionEvaluator(output_dir, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, args.images)
         loader = Pretrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
-        psnr[f"{caption}_psnr_db"] = inference_on_dataset(model, loader, evaluator)["reconstruction"]["PSNR"]
+        with tempfile.TemporaryDirectory() as folder:  # the run's own files are of its own mask ratio
+            evaluator = ReconstructionEvaluator(folder, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, args.images)
+            psnr[f"{caption}_psnr_db"] = inference_on_dataset(model, loader, evaluator)["reconstruction"]["PSNR"]
         drawn = evaluator.columns_
         columns = {"original": drawn["original"], "masked": drawn["masked"]} | columns
         columns[caption] = drawn["reconstruction"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from _record import write_result
-from mim_speed import build_ours, gflop_per_image
+from mim_speed import COUNTED, build_ours, gflop_per_image
 from torch import Tensor, nn
 
 from implantdet.modeling.mim_masking import sample_mask
@@ -87,7 +87,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
     gflop = gflop_per_image(build_ours(args.config, args.img_size), torch.randn(1, 1, args.img_size, args.img_size))
-    result: dict[str, Any] = {"settings": vars(args), "gflop_per_image": gflop}
+    result: dict[str, Any] = {"settings": vars(args) | {"counted": COUNTED}, "gflop_per_image": gflop}
     for name, compiled in (("eager", False), ("compiled", True)):
         if compiled and args.no_compile:
             continue

@@ -25,7 +25,8 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # Prefix of the names that the folder is registered under: <NAME>_train_fold0, <NAME>_test, …
     cfg.DATASETS.NAME = "idd"
 
-    # Pre-training: folder of images without labels, with its subfolders, in place of DATASETS.TRAIN; empty: none.
+    # Pre-training: folder of images without labels, with its subfolders, in place of DATASETS.TRAIN; empty: none. If
+    # DATASETS.ROOT has folds.json, copies of its test images are left out.
     cfg.DATASETS.IMAGE_FOLDER = ""
 
     # Pre-training: smallest share of the image that a crop may have, in (0, 1]; 1: the whole image, made square.
@@ -86,7 +87,8 @@ def _add_mim_keys(cfg: CfgNode) -> None:
     # The collapse guard compares the target's spread across images with the one before training.
     cfg.MODEL.MIM.GUARD_PERIOD = 100  # iterations between measurements, >= 1
     cfg.MODEL.MIM.GUARD_IMAGES = 32  # images that are compared, >= 2
-    cfg.MODEL.MIM.GUARD_FRACTION = 0.1  # smallest share of the spread that is allowed, in [0, 1)
+    # Smallest share of the spread (of an effective rank: of what is above 1) that is allowed, in [0, 1).
+    cfg.MODEL.MIM.GUARD_FRACTION = 0.1
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:

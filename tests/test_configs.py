@@ -79,3 +79,22 @@ def test_paper_sizes():
     assert (cfg.MODEL.VIT.IMG_SIZE, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST) == (416, (416,), 416)
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WARMUP_EPOCHS) == (1e-4, 0.05, 10)
     assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR"
+
+
+def pretraining_config(name):
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.merge_from_file(str(REPOSITORY / f"configs/{name}.yaml"))
+    return cfg
+
+
+def test_the_teacher_of_mde_has_half_of_the_encoders_blocks():
+    cfg = pretraining_config("pretrain_mde")
+    with torch.device("meta"):
+        model = build_model(cfg.merge_from_list(["MODEL.DEVICE", "meta"]) or cfg)
+    assert (len(model.target.teacher.blocks), len(model.encoder.blocks)) == (6, 12)
+
+
+def test_the_teacher_of_the_demo_leaves_its_random_start():
+    cfg = with_lengths(pretraining_config("demo_pretrain"), num_images=3 * 240 // 5)  # three of the phantom's fifths
+    assert cfg.MODEL.MIM.EMA_DECAY**cfg.SOLVER.MAX_ITER < 0.5

@@ -20,8 +20,8 @@ NOTHING_SAMPLED = (
 )
 
 
-def command(*arguments):
-    config = str(REPOSITORY / "configs/opg_smoke.yaml")
+def command(*arguments, config="opg_smoke"):
+    config = str(REPOSITORY / f"configs/{config}.yaml")
     return [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file", config, *map(str, arguments)]
 
 
@@ -30,9 +30,9 @@ def environment(processes=1):
     return os.environ | {"OMP_NUM_THREADS": str(processes * torch.get_num_threads())}
 
 
-def run(*arguments, processes=1):
-    arguments = ("--num-gpus", processes, "--dist-url", "auto", *arguments)
-    done = subprocess.run(command(*arguments), env=environment(processes), capture_output=True, text=True, check=False)
+def run(*arguments, processes=1, config="opg_smoke"):
+    arguments = command("--num-gpus", processes, "--dist-url", "auto", *arguments, config=config)
+    done = subprocess.run(arguments, env=environment(processes), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
@@ -102,6 +102,15 @@ def test_two_processes_train_and_evaluate_like_one(idd_root, tiny_cfg, tmp_path)
     Trainer.evaluate(tiny_cfg(*options, *weights))
     assert (read(one / "results.json"), read(one / "coco_instances_results.json")) == expected
     assert len(expected[1]) > 20
+
+
+def test_a_folder_of_radiographs_is_pretrained_on(idd_root, tmp_path):
+    """The line in the door's docstring, where there is no dataset."""
+    options = ("DATASETS.IMAGE_FOLDER", idd_root / "images", "DATASETS.TEST", "()", "DATASETS.ROOT", tmp_path / "none")
+    log = run(*options, "OUTPUT_DIR", tmp_path / "out", config="pretrain_mde_smoke")
+    assert "10 images without labels; left out as test images: 0" in log
+    assert "no image is left out as a test image, since no dataset idd_test is registered" in log
+    assert (tmp_path / "out/model_final.pth").is_file()
 
 
 def test_help_lists_detectron2s_arguments():

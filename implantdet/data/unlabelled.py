@@ -85,7 +85,7 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """The images to pre-train on: those of ``DATASETS.IMAGE_FOLDER`` or, if it is empty, of ``DATASETS.TRAIN``.
 
     Images of ``DATASETS.TEST`` and of ``<DATASETS.NAME>_test`` are left out, also copies of them under other names,
-    unless their dataset is named in ``DATASETS.TRAIN``.
+    unless their dataset is named in ``DATASETS.TRAIN``. If none of these datasets is registered, a warning says so.
 
     Raises:
         DataError: there is no image.
@@ -97,7 +97,14 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
         source = f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}"
         dicts = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
     held_out = {*cfg.DATASETS.TEST, f"{cfg.DATASETS.NAME}_test"} - asked_for
-    test_dicts = [record for name in held_out if name in DatasetCatalog for record in DatasetCatalog.get(name)]
+    known = [name for name in sorted(held_out) if name in DatasetCatalog]
+    if held_out and not known:
+        logger.warning(
+            "%s: no image is left out as a test image, since no dataset %s is registered. To hold test images out, "
+            "give their dataset folder, with annotations.json and folds.json, as DATASETS.ROOT (found '%s')",
+            *(source, " or ".join(sorted(held_out)), cfg.DATASETS.ROOT),
+        )
+    test_dicts = [record for name in known for record in DatasetCatalog.get(name)]
     kept = without_copies(dicts, [record["file_name"] for record in test_dicts])
     logger.info("%s: %d images without labels; left out as test images: %d", source, len(kept), len(dicts) - len(kept))
     if not kept:

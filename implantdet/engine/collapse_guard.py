@@ -26,11 +26,14 @@ class TargetSpread(NamedTuple):
     Attributes:
         std: standard deviation across images, the root mean square over positions and channels.
         effective_rank: exponential of the entropy of the singular values (RankMe, arXiv:2210.02885) of the N targets at
-            a position, centred; the mean over positions. From 1, or 0 if there is no spread at all, to N - 1.
+            a position, centred; the mean over positions. From 1, also if there is no spread at all, to N - 1.
     """
 
     std: float
     effective_rank: float
+
+
+_COLLAPSED = TargetSpread(std=0.0, effective_rank=1.0)  # the least that each can be
 
 
 def target_spread(targets: Tensor) -> TargetSpread:
@@ -45,8 +48,7 @@ def target_spread(targets: Tensor) -> TargetSpread:
     energies = energies.where(energies > 1e-9 * energies.amax(dim=1, keepdim=True), 0.0)
     shares = energies.sqrt() / energies.sqrt().sum(dim=1, keepdim=True).clamp(min=1e-300)
     entropy = -torch.special.xlogy(shares, shares).sum(dim=1)
-    ranks = entropy.exp().where(energies.sum(dim=1) > 0, 0.0)
-    return TargetSpread(float(std), float(ranks.mean()))
+    return TargetSpread(float(std), float(entropy.exp().mean()))
 
 
 class TargetCollapseError(RuntimeError):
@@ -62,7 +64,8 @@ class CollapseGuard(HookBase):
         model: the model that is trained, not wrapped.
         load_images: returns the images to measure on, (N, C, H, W), grey levels; called once.
         period: iterations between measurements.
-        min_fraction: smallest share of the spread before the training that is allowed, in [0, 1).
+        min_fraction: smallest share of the spread before the training that is allowed, in [0, 1); of an effective rank
+            it is a share of what is above 1.
     """
 
     def __init__(
@@ -101,13 +104,15 @@ class CollapseGuard(HookBase):
             target_std=spread.std, target_effective_rank=spread.effective_rank, smoothing_hint=False
         )
         assert self._start is not None
-        for name, now, start in zip(spread._fields, spread, self._start, strict=True):
-            if now < self._min_fraction * start:
+        for name, now, start, least in zip(spread._fields, spread, self._start, _COLLAPSED, strict=True):
+            allowed = least + self._min_fraction * (start - least)
+            if now < allowed:
                 raise TargetCollapseError(
-                    f"the target collapsed: after {next_iter} iterations its {name} across images is {now:.3g}, below "
-                    f"{self._min_fraction:g} (MODEL.MIM.GUARD_FRACTION) of the {start:.3g} before training. Predict "
-                    "what the encoder cannot make constant: MODEL.MIM.TARGET pixel; or NORM_TARGET True, an EMA_DECAY "
-                    "nearer to 1 and a PIXEL_WEIGHT; or lower SOLVER.BASE_LR"
+                    f"the target collapsed: after {next_iter} iterations its {name} across images is {now:.3g}, "
+                    f"expected {allowed:.3g} or more, {self._min_fraction:g} (MODEL.MIM.GUARD_FRACTION) of the way "
+                    f"from {least:g}, a collapsed target, to the {start:.3g} before training. Predict what the encoder "
+                    "cannot make constant: MODEL.MIM.TARGET pixel with PIXEL_WEIGHT 0; or NORM_TARGET True, an "
+                    "EMA_DECAY nearer to 1 and a PIXEL_WEIGHT; or lower SOLVER.BASE_LR"
                 )
 
     @torch.no_grad()

@@ -59,6 +59,11 @@ class Pretrainer(Trainer):
         reconstruction = ReconstructionEvaluator(output_dir, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
         return DatasetEvaluators([reconstruction, FeatureEvaluator(dataset_name, output_dir)])
 
+    @classmethod
+    def build_detector(cls, cfg: CfgNode, model: nn.Module) -> nn.Module:
+        """The model as it is: there are no detections that ``TEST.AUG`` could unite."""
+        return model
+
     def guard_images(self) -> Tensor:
         """Images of the training set, evenly spaced, for the collapse guard: (N, C, H, W), grey levels."""
         mapper = UnlabelledMapper(self.cfg, is_train=False)

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from implantdet.config import add_implantdet_config
+from implantdet.data.idd import FOLDS
 from implantdet.data.register import register_idd
 from implantdet.modeling.implant_roi_heads import CascadeImplantROIHeads, ImplantROIHeads
 from implantdet.modeling.masked_image_model import MaskedImageModel
@@ -40,7 +41,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if args.config_file:
         cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
-    if cfg.DATASETS.TEST or not cfg.DATASETS.IMAGE_FOLDER:
+    # A folder of images needs no dataset; where there is one, its test images must be known to be left out.
+    if not trains_on_folder(cfg) or cfg.DATASETS.TEST or (Path(cfg.DATASETS.ROOT) / FOLDS).is_file():
         register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
     check_names(cfg)
     check_part_head(cfg)
@@ -62,10 +64,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def check_names(cfg: CfgNode) -> None:
     """See to it that the datasets of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` are there.
 
+    ``DATASETS.TRAIN`` may name what is not there if a folder of images takes its place.
+
     Raises:
         ValueError: one is not registered; the message names those that belong to ``DATASETS.NAME``.
     """
-    for key in ("TRAIN", "TEST"):
+    for key in ("TEST",) if trains_on_folder(cfg) else ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             if name not in DatasetCatalog:
                 own = [known for known in DatasetCatalog if known.startswith(f"{cfg.DATASETS.NAME}_")]
@@ -96,6 +100,11 @@ def check_part_head(cfg: CfgNode) -> None:
 def needs_no_labels(cfg: CfgNode) -> bool:
     """Whether ``MODEL.META_ARCHITECTURE`` is pre-trained without labels."""
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE) is MaskedImageModel
+
+
+def trains_on_folder(cfg: CfgNode) -> bool:
+    """Whether ``DATASETS.IMAGE_FOLDER`` takes the place of ``DATASETS.TRAIN``; only pre-training reads it."""
+    return needs_no_labels(cfg) and bool(cfg.DATASETS.IMAGE_FOLDER)
 
 
 def complete_from_data(cfg: CfgNode) -> None:

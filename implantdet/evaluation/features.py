@@ -30,7 +30,7 @@ from torchvision.ops import roi_align
 
 from implantdet.data.idd import write_json
 from implantdet.modeling.vit import PATCH_SIZE
-from implantdet.taxonomy import SYSTEM
+from implantdet.taxonomy import SYSTEM, THIRDS
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ class FeatureEvaluator(DatasetEvaluator):
     The features of a box are the mean of the feature map inside it. Every design axis is a task of its own, the
     implant systems are one, and classes without an axis together are one (``class``). Answers are cross-validated in
     4 splits that keep patients (or sources, or images) together, and scored by balanced accuracy. A label has to occur
-    in 4 groups at least to be asked for.
+    in 4 groups at least to be asked for. Of a dataset without ``supercategories`` in its metadata, all classes are
+    without an axis; images without annotations are passed over.
 
     ``evaluate`` writes ``features.json`` and returns, in percent, ``linear`` and ``knn``, the means over the tasks, and
     ``linear-<task>`` and ``knn-<task>``.
@@ -82,11 +83,9 @@ class FeatureEvaluator(DatasetEvaluator):
                 are given in.
             outputs: with ``features`` (D, H, W), of stride 16 on ``image``.
         """
-        metadata = MetadataCatalog.get(self._dataset_name)
-        names = list(zip(metadata.thing_classes, metadata.supercategories, strict=True))
         for image, output in zip(inputs, outputs, strict=True):
             record = self._records[image["image_id"]]
-            if not record["annotations"]:
+            if not record.get("annotations"):
                 continue
             group = str(record.get("patient_id") or record.get("source_id") or record["image_id"])
             scale = [
@@ -96,8 +95,15 @@ class FeatureEvaluator(DatasetEvaluator):
                 [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in record["annotations"]]
             )
             pooled = pool_boxes(output["features"].cpu().float(), boxes * torch.tensor([scale[1], scale[0]]).repeat(2))
+            questions = self._questions()
             for annotation, features in zip(record["annotations"], pooled.numpy(), strict=True):
-                self._samples.append(Sample(*question(*names[annotation["category_id"]]), group, features))
+                task, label = questions[annotation["category_id"]]
+                self._samples.append(Sample(task, label, group, features))
+
+    def _questions(self) -> list[tuple[str, str]]:
+        metadata = MetadataCatalog.get(self._dataset_name)
+        supercategories = metadata.get("supercategories", [""] * len(metadata.thing_classes))
+        return [question(*names) for names in zip(metadata.thing_classes, supercategories, strict=True)]
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Probe the features of all processes; on the main process, elsewhere nothing."""
@@ -123,7 +129,7 @@ def question(name: str, supercategory: str) -> tuple[str, str]:
     if supercategory == SYSTEM:
         return SYSTEM, name
     axis, _, value = name.rpartition(".")
-    return (axis, value) if axis else ("class", name)
+    return (axis, value) if axis and supercategory in THIRDS else ("class", name)
 
 
 def pool_boxes(features: Tensor, boxes: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class MaskedImageModel(nn.Module):
         if len(sizes) > 1:
             raise ValueError(
                 f"found images of the sizes {sorted(sizes)} in one batch, expected one size: pre-training crops to "
-                "MODEL.VIT.IMG_SIZE with implantdet.data.unlabelled.UnlabelledDatasetMapper"
+                "MODEL.VIT.IMG_SIZE with implantdet.data.unlabelled.UnlabelledMapper"
             )
         images = self.normalize(torch.stack([image["image"] for image in batched_inputs]))
         grid = (images.shape[-2] // PATCH_SIZE, images.shape[-1] // PATCH_SIZE)

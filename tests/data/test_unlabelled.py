@@ -69,6 +69,16 @@ def test_test_images_are_used_if_asked_for(cfg):
     assert names(unlabelled_dicts(cfg)) == names_of("train_fold0") | names_of("test")
 
 
+def test_a_warning_says_that_no_test_images_are_known(cfg, caplog):
+    unlabelled_dicts(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("unlabelled_train_fold0", "unlabelled_test"), ()  # they are asked for
+    unlabelled_dicts(cfg)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    cfg.DATASETS.NAME, cfg.DATASETS.TEST = "nobody", ("nobody_val_fold0",)
+    unlabelled_dicts(cfg)
+    assert "since no dataset nobody_test or nobody_val_fold0 is registered" in caplog.text
+
+
 def test_nothing_left_is_an_error(cfg, idd_root, tmp_path):
     test_image = next(iter(names_of("test")))
     shutil.copy(idd_root / "images" / test_image, tmp_path / "copy.png")

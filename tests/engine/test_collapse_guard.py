@@ -40,7 +40,7 @@ def test_effective_rank_is_the_entropy_of_singular_values():
 def test_positions_alone_are_no_spread():
     """What RankMe over all tokens misses: every position has another target, and every image the same."""
     targets = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(0)).expand(8, -1, -1)
-    assert target_spread(targets) == (0.0, 0.0)
+    assert target_spread(targets) == (0.0, 1.0)
     noisy = targets + 1e-3 * torch.randn(8, 16, 32, generator=torch.Generator().manual_seed(1))
     assert target_spread(noisy).std == pytest.approx(1e-3, rel=0.1)
     assert target_spread(noisy).effective_rank > 5
@@ -62,7 +62,7 @@ def radiographs(num_images, seed):
 class TinyPretraining(TrainerBase):
     """A training without Detectron2's data and checkpoints."""
 
-    def __init__(self, num_steps, lr, model=MaskedImageModel, **kwargs):
+    def __init__(self, num_steps, lr, model=MaskedImageModel, guard_images=None, **kwargs):
         super().__init__()
         torch.manual_seed(0)
         encoder = ViT(name="test_vit", img_size=64, in_chans=1)
@@ -71,7 +71,8 @@ class TinyPretraining(TrainerBase):
         stats = {"pixel_mean": [100.0], "pixel_std": [50.0]}
         self.model = model(encoder=encoder, decoder=decoder, target=target, **stats, **kwargs).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
-        self.guard = CollapseGuard(self.model, lambda: radiographs(8, seed=1), period=10, min_fraction=0.1)
+        guard_images = radiographs(8, seed=1) if guard_images is None else guard_images
+        self.guard = CollapseGuard(self.model, lambda: guard_images, period=10, min_fraction=0.1)
         self.images = radiographs(64, seed=2)
         self.num_steps = num_steps
         self.register_hooks([self.guard])
@@ -98,8 +99,49 @@ class FlowingTargets(MaskedImageModel):
 
 def test_guard_stops_a_collapsing_run():
     collapsing = TinyPretraining(60, lr=3e-3, model=FlowingTargets, target="patch_embed")
-    with pytest.raises(TargetCollapseError, match=r"after \d+ iterations its std across images .* PIXEL_WEIGHT"):
+    with pytest.raises(TargetCollapseError, match=r"after \d+ iterations its std across images .* PIXEL_WEIGHT 0; or"):
         collapsing.train()
+
+
+class NarrowTargets(MaskedImageModel):
+    """Its targets differ from image to image as far as ever, but after the first step along one direction only."""
+
+    def update_target(self, step):
+        self.is_narrow = step > 0
+
+    def targets(self, images):
+        targets = super().targets(images)
+        if not self.is_narrow:
+            return targets
+        along = (targets - targets.mean(dim=0)).norm(dim=-1, keepdim=True) * torch.ones(targets.shape[-1])
+        return along / along.square().mean().sqrt()
+
+
+def test_guard_stops_a_run_whose_target_keeps_one_direction():
+    with pytest.raises(TargetCollapseError, match=r"effective_rank across images is 1, expected 1\.\d+ or more, 0\.1"):
+        TinyPretraining(2, lr=1e-3, model=NarrowTargets, target="patch_embed").train()
+
+
+@pytest.mark.parametrize(("factor", "is_collapse"), [(11, True), (9, False)])
+def test_of_a_rank_counts_what_is_above_one(factor, is_collapse):
+    """A tenth is allowed, of eleven times or of nine times what there is; the standard deviation is as it was."""
+    trainer = TinyPretraining(1, lr=0.0, target="patch_embed")
+    trainer.guard.before_train()
+    std, rank = trainer.guard.state_dict()["start"]
+    trainer.guard.load_state_dict({"start": [std, 1 + factor * (rank - 1)]})
+    if is_collapse:
+        with pytest.raises(TargetCollapseError, match="its effective_rank across images"):
+            trainer.train()
+    else:
+        trainer.train()
+
+
+def test_two_images_have_one_direction_and_are_no_collapse():
+    """Also if their corner is the same, where they have none."""
+    images = radiographs(2, seed=1)
+    images[:, :, :16, :16] = 0
+    trainer = TinyPretraining(2, lr=1e-3, target="patch_embed", guard_images=images).train()
+    assert trainer.storage.latest()["target_effective_rank"][0] == 1
 
 
 @pytest.mark.parametrize(
@@ -118,7 +160,7 @@ def test_guard_compares_with_the_start_also_after_a_resume():
     start = trainer.guard.state_dict()["start"]
     resumed = TinyPretraining(10, lr=1e-3, target="patch_embed", norm_target=False)
     resumed.guard.load_state_dict({"start": [1000 * value for value in start]})
-    with pytest.raises(TargetCollapseError, match=f"of the {1000 * start[0]:.3g} before training"):
+    with pytest.raises(TargetCollapseError, match=f"to the {1000 * start[0]:.3g} before training"):
         resumed.train()
 
 

@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 
 from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
+from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.pretrainer import Pretrainer, trainer_class
 from implantdet.engine.trainer import Trainer
 from implantdet.modeling.weights import load_backbone_weights
@@ -145,6 +146,13 @@ def test_evaluation_writes_reconstructions(mim_cfg):
     results = Pretrainer.evaluate(cfg, resume=True)
     assert results["reconstruction"] == written["reconstruction"]
     assert (Path(cfg.OUTPUT_DIR) / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluation_takes_the_model_as_it_is(mim_cfg):
+    """Also where the config asks for test-time augmentation, which unites detections."""
+    cfg = mim_cfg("TEST.AUG.ENABLED", "True")
+    Checkpointer(Pretrainer.build_model(cfg), cfg.OUTPUT_DIR).save("model_final")
+    assert Pretrainer.evaluate(cfg, resume=True)["reconstruction"]["PSNR"] > 0
 
 
 def test_a_folder_of_images_is_enough(mim_cfg, idd_root, tmp_path):

@@ -3,11 +3,14 @@
 import argparse
 import json
 import re
+import shutil
 
 import pytest
 import yaml
 from conftest import REPOSITORY, tiny_dataset, write_idd
 
+from implantdet.data.problems import DataError
+from implantdet.data.unlabelled import unlabelled_dicts
 from implantdet.engine.setup import setup
 
 
@@ -102,6 +105,48 @@ def test_keys_of_the_part_head_that_nobody_reads_are_an_error(idd_root, tmp_path
     for name in ("ImplantROIHeads", "CascadeImplantROIHeads"):
         cfg = setup(arguments(idd_root, tmp_path, *options, "MODEL.ROI_HEADS.NAME", name))
         assert cfg.MODEL.PART_HEAD.LOSS == "focal"
+
+
+def folder_arguments(folder, root, output_dir, *opts):
+    """Pre-training on a folder; DATASETS.TRAIN stays as the config has it, the name of a dataset that is not there."""
+    options = ["DATASETS.IMAGE_FOLDER", str(folder), "DATASETS.TEST", "()", "OUTPUT_DIR", str(output_dir)]
+    options += ["DATASETS.ROOT", str(root), "DATASETS.NAME", f"beside_{root.name}", *opts]
+    return argparse.Namespace(
+        config_file=str(REPOSITORY / "configs/pretrain_mde_smoke.yaml"), opts=options, eval_only=False
+    )
+
+
+def test_a_folder_of_images_needs_no_dataset_and_says_that_nothing_is_held_out(idd_root, tmp_path):
+    cfg = setup(folder_arguments(idd_root / "images", tmp_path / "nowhere", tmp_path))
+    assert len(unlabelled_dicts(cfg)) == 10
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert log.count("WARNING: DATASETS.IMAGE_FOLDER") == 1
+    assert "no dataset beside_nowhere_test is registered" in log
+    assert f"DATASETS.ROOT (found '{tmp_path}/nowhere')" in log
+
+
+def test_test_images_of_the_dataset_are_held_out_of_a_folder(idd_root, tmp_path):
+    cfg = setup(folder_arguments(shutil.copytree(idd_root / "images", tmp_path / "copies"), idd_root, tmp_path))
+    names = {record["file_name"].rsplit("/", 1)[-1] for record in unlabelled_dicts(cfg)}
+    assert names == {f"{number:03d}.png" for number in range(1, 11)} - {"001.png", "006.png"}
+    assert "WARNING: DATASETS" not in (tmp_path / "log.txt").read_text(encoding="utf-8")
+
+
+def test_half_a_dataset_beside_a_folder_is_an_error(idd_root, tmp_path):
+    """Folds without annotations hold nobody out."""
+    (tmp_path / "half").mkdir()
+    shutil.copy(idd_root / "folds.json", tmp_path / "half")
+    with pytest.raises(DataError, match=r"half': it has no annotations\.json"):
+        setup(folder_arguments(idd_root / "images", tmp_path / "half", tmp_path))
+
+
+def test_a_folder_of_images_does_not_stand_for_test_sets_or_for_labels(idd_root, tmp_path):
+    arguments_of_folder = folder_arguments(idd_root / "images", idd_root, tmp_path, "DATASETS.TEST", "('idd_test',)")
+    with pytest.raises(ValueError, match=r"DATASETS\.TEST: found 'idd_test', expected a registered dataset"):
+        setup(arguments_of_folder)
+    detector = ("DATASETS.IMAGE_FOLDER", str(idd_root / "images"), "DATASETS.TRAIN", "('idd_train_fold0',)")
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN: found 'idd_train_fold0', expected a registered dataset"):
+        setup(arguments(idd_root, tmp_path, *detector))
 
 
 def test_a_missing_dataset_says_how_to_get_one(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
 from implantdet.evaluation.features import FeatureEvaluator, Sample, pool_boxes, probe, question
@@ -70,6 +71,7 @@ def test_rare_labels_and_small_tasks_are_not_asked():
         ("middle.thread.v_shaped", "middle", ("middle.thread", "v_shaped")),
         ("Bicon", "system", ("system", "Bicon")),
         ("Impacted Tooth", "", ("class", "Impacted Tooth")),
+        ("tooth no. 5", "", ("class", "tooth no. 5")),
     ],
 )
 def test_questions(name, supercategory, expected):
@@ -119,6 +121,59 @@ def test_evaluator_looks_at_the_boxes(dataset, tmp_path):
     results = evaluator.evaluate()
     assert results["features"]["linear-system"] == 100.0
     assert json.loads((tmp_path / "out/features.json").read_text()) == {"dataset": name, **results}
+
+
+def probe_left_and_right(name, output_dir):
+    """The probe of features that know left from right and nothing else."""
+    evaluator = FeatureEvaluator(name, output_dir)
+    evaluator.reset()
+    generator = torch.Generator().manual_seed(0)
+    for record in DatasetCatalog.get(name):
+        features = torch.randn(8, 7, 13, generator=generator) * 0.1
+        features[0, :, :5] += 1
+        image = {key: record[key] for key in ("image_id", "height", "width")} | {"image": torch.zeros(1, 100, 200)}
+        evaluator.process([image], [{"features": features}])
+    return evaluator.evaluate()
+
+
+@pytest.fixture
+def plain():
+    """A function that registers a dataset of somebody else's; it is forgotten after the test."""
+    names = []
+
+    def register(name, function, *args):
+        function(name, *args)
+        names.append(name)
+        return name
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
+def test_classes_of_a_plain_coco_dataset_are_one_task(plain, tmp_path):
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 100, "width": 200} for n in range(1, 31)],
+        "categories": [{"id": 1, "name": "crown"}, {"id": 2, "name": "post"}],
+        "annotations": [
+            {"id": 2 * n + side, "image_id": n, "category_id": 1 + side, "iscrowd": 0, "area": 2500}
+            | {"bbox": [side * 100, 0, 50, 50]}
+            for n in range(1, 31)
+            for side in (0, 1)
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content), encoding="utf-8")
+    name = plain("plain_coco", register_coco_instances, {}, str(tmp_path / "coco.json"), str(tmp_path))
+    features = probe_left_and_right(name, tmp_path)["features"]
+    assert set(features) == {"linear", "knn", "linear-class", "knn-class"}
+    assert features["linear-class"] == 100.0
+
+
+def test_images_without_annotations_are_passed_over(plain, tmp_path):
+    records = [{"file_name": f"{n}.png", "image_id": n, "height": 100, "width": 200} for n in range(3)]
+    name = plain("plain_images", DatasetCatalog.register, lambda: records)
+    assert probe_left_and_right(name, tmp_path) == {}
 
 
 def test_evaluator_without_enough_boxes_says_nothing(dataset, tmp_path, caplog):

@@ -1,11 +1,14 @@
 """Masked image modelling against transformers' MAE, against hand arithmetic, and by perturbation."""
 
+import pydoc
+
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from implantdet.config import add_implantdet_config
+from implantdet.data.unlabelled import UnlabelledMapper
 from implantdet.modeling.masked_image_model import MaskedImageModel, restore
 from implantdet.modeling.mim_decoder import build_decoder
 from implantdet.modeling.mim_masking import PatchMask, sample_mask
@@ -246,8 +249,9 @@ def test_any_size_that_the_patch_divides(size, in_chans, target):
 
 def test_images_of_other_sizes_are_refused():
     model = tiny_model().train()
-    with pytest.raises(ValueError, match=r"sizes \[\(1, 48, 64\), \(1, 64, 64\)\] in one batch"):
+    with pytest.raises(ValueError, match=r"sizes \[\(1, 48, 64\), \(1, 64, 64\)\] in one batch") as raised:
         model([{"image": torch.rand(1, 64, 64)}, {"image": torch.rand(1, 48, 64)}])
+    assert pydoc.locate(str(raised.value).rpartition(" ")[-1]) is UnlabelledMapper  # it says what to use
     with pytest.raises(ValueError, match="40 × 64 pixels, expected multiples of 16"):
         model([{"image": torch.rand(1, 40, 64)}])
 
