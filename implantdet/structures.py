@@ -109,15 +109,16 @@ class Ranking:
         lines: every product line, most probable first.
         system_set: systems that hold the true one at the calibrated coverage; None before calibration.
         line_set: the same for product lines.
-        fit: log-likelihood ratio of the readings against those typical of the best line, at most 0.
-        unknown: whether ``fit`` is below what known implants reach.
+        fit: how well the design fits a known line, the higher the better, as ``design_fit`` measures it; None if no
+            axis of it was read.
+        unknown: whether ``fit`` is below what known implants reach; never where it is None.
     """
 
     systems: tuple[Candidate, ...]
     lines: tuple[Candidate, ...]
     system_set: tuple[str, ...] | None
     line_set: tuple[str, ...] | None
-    fit: float
+    fit: float | None
     unknown: bool
 
 

@@ -46,7 +46,7 @@ def test_an_unsure_reading_counts_less():
 def test_missing_axes_say_nothing():
     nothing = rank(Ranker(TOY), {})
     assert [c.probability for c in nothing.systems] == [0.5, 0.5]
-    assert (nothing.fit, nothing.unknown) == (0.0, False)
+    assert (nothing.fit, nothing.unknown) == (None, False)
     one = rank(Ranker(TOY), {"middle.body": {"straight": 1.0}})
     both = rank(Ranker(TOY), {"middle.body": {"straight": 1.0}, "middle.thread": {"square": 1.0}})
     assert both.systems[0].probability == pytest.approx(one.systems[0].probability)
@@ -64,7 +64,7 @@ def test_the_design_of_every_line_ranks_it_among_the_first():
         ranking = rank(RANKER, design)
         probability = {candidate.name: candidate.probability for candidate in ranking.lines}
         assert probability[line.title] > max(probability.values()) / 3  # lines of one design differ by their lengths
-        assert -2 < ranking.fit <= 0
+        assert ranking.fit > 3  # it is no wonder, and no other design
         assert sum(c.probability for c in ranking.systems) == pytest.approx(1)
 
 
@@ -86,12 +86,15 @@ def test_temperature_and_confusions():
 
 
 def test_designs_that_fit_no_line_are_unknown():
-    ranker = Ranker(RANKER.table, Calibration(min_fit=-6.0))
+    ranker = Ranker(RANKER.table, Calibration(min_fit=-3.0))
     odd = {"coronal.level": {"tissue": 1.0}, "middle.thread": {"plateau": 1.0}, "apical.hole": {"oblong": 1.0}}
     assert rank(ranker, odd).unknown
     assert not rank(ranker, {"coronal.level": {"tissue": 1.0}}).unknown
-    # A whole-implant detection is not part of the design.
-    assert rank(ranker, {SYSTEM: {"Bego": 1.0}}).fit == 0
+    # A whole-implant detection is not part of the design, and a design that was not read is not unknown.
+    wary = Ranker(RANKER.table, Calibration(min_fit=np.inf))
+    whole = rank(wary, {SYSTEM: {"Bego": 1.0}})
+    assert (whole.fit, whole.unknown) == (None, False)
+    assert rank(wary, odd | {SYSTEM: {"Bego": 1.0}}).fit == rank(wary, odd).fit
 
 
 def test_a_new_line_takes_part_at_once():
@@ -123,8 +126,8 @@ def test_a_system_of_which_nothing_is_known_does_not_hide_that_no_line_fits():
     }
     usual = {"coronal.level": {"tissue": 1.0}}
     assert rank(Ranker(table), everything_odd).fit < -3 < rank(Ranker(table), usual).fit
-    nothing = Ranker(build_table([], default_taxonomy(), {}))
-    assert rank(nothing, everything_odd).fit == 0
+    nothing = Ranker(build_table([], default_taxonomy(), {}), Calibration(min_fit=np.inf))
+    assert (rank(nothing, everything_odd).fit, rank(nothing, everything_odd).unknown) == (None, False)
 
 
 def test_conformal_sets():
