@@ -107,7 +107,7 @@ class Ranking:
     Attributes:
         systems: every system, most probable first.
         lines: every product line, most probable first.
-        system_set: systems that hold the true one at the calibrated coverage; None before calibration.
+        system_set: systems that hold the true one at the calibrated coverage, at least one; None before calibration.
         line_set: the same for product lines.
         fit: how well the design fits a known line, the higher the better, as ``design_fit`` measures it; None if no
             axis of it was read.

@@ -32,7 +32,8 @@ class Calibration:
     Attributes:
         temperature: divides log-likelihoods; above 1 where they were too sure of themselves.
         confusions: axis → [V, V] probability of reading the column where the row is true.
-        system_quantile: systems with a probability of at least 1 minus this are in the conformal set.
+        system_quantile: systems with a probability of at least 1 minus this are in the conformal set, and in any case
+            the most probable.
         line_quantile: the same for product lines.
         min_fit: designs that fit worse are unknown.
     """
@@ -182,10 +183,14 @@ class Ranker:
 
 
 def conformal_set(names: Sequence[str], probabilities: Array, quantile: float | None) -> tuple[str, ...] | None:
-    """Names that are probable enough; None without a calibrated quantile."""
+    """Names that are probable enough, and in any case the most probable; None without a calibrated quantile.
+
+    An empty set never holds the truth, so that the most probable names, ties kept, can only add to the coverage.
+    """
     if quantile is None:
         return None
-    return tuple(name for name, p in zip(names, probabilities.tolist(), strict=True) if 1 - p <= quantile)
+    first = (1 - TIE) * float(probabilities.max())
+    return tuple(name for name, p in zip(names, probabilities.tolist(), strict=True) if 1 - p <= quantile or p >= first)
 
 
 def _ranked(

@@ -134,7 +134,8 @@ def test_conformal_sets():
     names, probabilities = ("a", "b", "c"), np.array([0.7, 0.25, 0.05])
     assert conformal_set(names, probabilities, None) is None
     assert conformal_set(names, probabilities, 0.8) == ("a", "b")
-    assert conformal_set(names, probabilities, 0.1) == ()
+    assert conformal_set(names, probabilities, 0.1) == ("a",)  # the most probable one stays
+    assert conformal_set(names, np.array([0.45, 0.45, 0.1]), 0.1) == ("a", "b")  # and what ties with it
 
 
 def test_readings_of_parts_share_an_axis_with_their_rivals():
