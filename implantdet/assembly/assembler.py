@@ -20,7 +20,7 @@ from implantdet.assembly.fitting import fit_geometry
 from implantdet.assembly.gather import drop_weak, gather, meanings, usable
 from implantdet.assembly.geometry import Array, Indices, mean_axis
 from implantdet.assembly.known import known_implants, readings_per_part
-from implantdet.assembly.line_table import build_table, count_examples
+from implantdet.assembly.line_table import axis_values, build_table, count_examples
 from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
 from implantdet.assembly.ranking_calibration import calibrate
@@ -194,15 +194,16 @@ class PartAssembler:
 
     def save(self, path: str | Path) -> None:
         """Write what was learned as JSON."""
-        state.save_state(path, self._fitted(), self.thing_classes)
+        state.save_state(path, self._fitted(), self.thing_classes, axis_values(self.taxonomy))
 
     def load(self, path: str | Path) -> PartAssembler:
-        """Read what ``save`` wrote; product lines that came since take part in the ranking.
+        """Read what ``save`` wrote; product lines, systems and values that came since take part in the ranking.
 
         Raises:
-            ValueError: the file is none of ours, of another version, or of a detector with other classes.
+            ValueError: the file is none of ours, of another version, of a detector with other classes, or of a
+                taxonomy with values that are none of this one.
         """
-        self.state_ = state.load_state(path, self.thing_classes)
+        self.state_ = state.load_state(path, self.thing_classes, axis_values(self.taxonomy))
         self._prepare()
         return self
 
