@@ -25,7 +25,7 @@ from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
 from implantdet.assembly.ranking_calibration import calibrate
 from implantdet.phantom.lines import ProductLine, default_lines, load_lines
-from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking
+from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking, Scale
 from implantdet.taxonomy import Taxonomy, default_taxonomy
 
 METHODS = ("exact", "kmeans", "kmeans_paper")
@@ -167,16 +167,16 @@ class PartAssembler:
         self._prepare()
         return self
 
-    def assemble(self, instances: Instances, mm_per_pixel: float | None = None) -> list[Implant]:
+    def assemble(self, instances: Instances, mm_per_pixel: Scale | None = None) -> list[Implant]:
         """Implants of one image, best score first.
 
         Args:
             instances: ``pred_boxes``, ``scores`` and ``pred_classes``; whatever cannot be used is passed over.
-            mm_per_pixel: scale of the image, where it is known.
+            mm_per_pixel: scale of the image, where it is known; where pixels are not square, 2×2.
         """
         return list(self.explain(instances, mm_per_pixel).implants)
 
-    def explain(self, instances: Instances, mm_per_pixel: float | None = None) -> Assembly:
+    def explain(self, instances: Instances, mm_per_pixel: Scale | None = None) -> Assembly:
         """Like ``assemble``, with the parts that belong to no implant."""
         fitted = self._fitted()
         detections = drop_weak(usable(instances, self.meanings), fitted.min_scores, fitted.typical_best)
@@ -244,7 +244,7 @@ class PartAssembler:
         members = candidates.members[partition(candidates, parts.alone)]
         return members, _shared_axis(parts, members)
 
-    def _implant(self, outline: Outline, ranking: Ranking, mm_per_pixel: float | None) -> Implant:
+    def _implant(self, outline: Outline, ranking: Ranking, mm_per_pixel: Scale | None) -> Implant:
         fitted = self._fitted()
         features = calibrating.score_features(outline.parts, outline.whole)
         return Implant(
