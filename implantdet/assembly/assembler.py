@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,17 @@ from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking, Scale
 from implantdet.taxonomy import Taxonomy, default_taxonomy
 
 METHODS = ("exact", "kmeans", "kmeans_paper")
+# Key of ASSEMBLY → lowest and highest value, and whether each of them is allowed.
+RANGES = {
+    "MISS_RATE": (0.0, 1.0, False, False),
+    "FALSE_COST": (0.0, math.inf, False, False),
+    "BOX_NOISE": (0.0, math.inf, True, False),
+    "MERGE_DISTANCE": (0.0, math.inf, True, False),
+    "MERGE_OVERLAP": (0.0, 1.0, False, True),
+    "MIN_SCORE": (0.0, 1.0, True, True),
+    "SCORE_QUANTILE": (0.0, 1.0, True, True),
+    "COVERAGE": (0.0, 1.0, False, False),
+}
 
 
 class PartAssembler:
@@ -45,7 +57,8 @@ class PartAssembler:
         miss_rate: share of thirds that a detector misses, until ``calibrate`` has measured it, in (0, 1).
         false_cost: nats that it costs to call a part of full score a false positive, > 0.
         box_noise: standard deviation of a detected edge, in sides of a third, >= 0.
-        merge_distance, merge_overlap: thresholds of ``kmeans_paper``, in sides of a part and as a share of its box.
+        merge_distance, merge_overlap: thresholds of ``kmeans_paper``, in sides of a part, >= 0, and as a share of its
+            box, in (0, 1].
         min_score: threshold of categories that calibration saw too seldom, in [0, 1].
         score_quantile: share of the right detections that the adaptive thresholds may drop, in [0, 1].
         coverage: of the conformal sets, in (0, 1).
@@ -86,6 +99,7 @@ class PartAssembler:
         self.min_score = min_score
         self.score_quantile = score_quantile
         self.coverage = coverage
+        self._check_ranges()
         self.lines = tuple(default_lines() if lines is None else lines)
         self.taxonomy = taxonomy or default_taxonomy()
         self.meanings = meanings(thing_classes, self.taxonomy)
@@ -206,6 +220,13 @@ class PartAssembler:
         self.state_ = state.load_state(path, self.thing_classes, axis_values(self.taxonomy))
         self._prepare()
         return self
+
+    def _check_ranges(self) -> None:
+        for key, (low, high, with_low, with_high) in RANGES.items():
+            value = getattr(self, key.lower())
+            if not (low < value < high or (with_low and value == low) or (with_high and value == high)):
+                span = f"{'[' if with_low else '('}{low:g}, {high:g}{']' if with_high else ')'}"
+                raise ValueError(f"ASSEMBLY.{key}: found {value!r}, expected a number in {span}")
 
     def _fitted(self) -> state.AssemblerState:
         if self.state_ is None:
