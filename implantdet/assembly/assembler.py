@@ -130,7 +130,7 @@ class PartAssembler:
             dataset_dicts: of the training set; annotations of one implant share ``implant_id``.
 
         Raises:
-            ValueError: too few implants have all three thirds annotated.
+            TooFewImplantsError: too few implants have all three thirds annotated.
         """
         images = [list(known_implants(record, self.meanings).values()) for record in dataset_dicts]
         known = [implant for image in images for implant in image]
