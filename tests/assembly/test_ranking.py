@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from implantdet.assembly.design_fit import design_fit
 from implantdet.assembly.line_table import LineTable, build_table
 from implantdet.assembly.ranking import Calibration, Ranker, conformal_set, readings_of
 from implantdet.phantom.lines import default_lines
@@ -98,10 +101,8 @@ def test_designs_that_fit_no_line_are_unknown():
 
 
 def test_a_new_line_takes_part_at_once():
-    import dataclasses
-
     design = {"coronal.level": "tissue", "middle.thread": "square", "apical.apex": "cone", "apical.hole": "round"}
-    new = dataclasses.replace(
+    new = replace(
         default_lines()[0],
         name="New",
         level="tissue",
@@ -128,6 +129,22 @@ def test_a_system_of_which_nothing_is_known_does_not_hide_that_no_line_fits():
     assert rank(Ranker(table), everything_odd).fit < -3 < rank(Ranker(table), usual).fit
     nothing = Ranker(build_table([], default_taxonomy(), {}), Calibration(min_fit=np.inf))
     assert (rank(nothing, everything_odd).fit, rank(nothing, everything_odd).unknown) == (None, False)
+
+
+def test_the_fit_is_that_of_readings_and_of_described_lines():
+    confusion = np.array([[0.9, 0.1], [0.5, 0.5]])
+    ranker = Ranker(TOY, Calibration(confusions={"middle.body": confusion}))
+    # Both true values alike: 0.7 are read as straight. Seen through the confusion, a is straight in 0.86, b in 0.62.
+    read = np.array([[0.86, 0.62], [0.14, 0.38]])
+    (expected,) = design_fit(np.array([[0.8, 0.0]]), read, TOY.prior, np.array([0.7, 0.3]), [2])
+    assert rank(ranker, {"middle.body": {"straight": 0.8}}).fit == pytest.approx(expected)
+
+    likelihood = {axis: np.vstack([rows, rows.mean(axis=0)]) for axis, rows in TOY.likelihood.items()}
+    titles, systems = ("a1", "b1", "c"), ("a", "b", "b")
+    prior, described = np.array([0.25, 0.25, 0.5]), np.array([True, True, False])
+    blank = replace(TOY, titles=titles, systems=systems, likelihood=likelihood, prior=prior, is_described=described)
+    reading = {"middle.body": {"tapered": 0.7}}
+    assert rank(Ranker(blank), reading).fit == pytest.approx(rank(Ranker(TOY), reading).fit)
 
 
 def test_conformal_sets():
