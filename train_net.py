@@ -2,7 +2,7 @@
 
 python train_net.py --config-file configs/pretrain_mde.yaml [DATASETS.IMAGE_FOLDER PATH/TO/images DATASETS.TEST "()"]
 python train_net.py --config-file configs/opg_vit_tiny.yaml [--resume] [--num-gpus N] [KEY VALUE …]
-python train_net.py --config-file configs/opg_vit_tiny.yaml --eval-only MODEL.WEIGHTS output/opg_vit_tiny/model_final.pth
+python train_net.py --config-file configs/opg_vit_tiny.yaml --eval-only MODEL.WEIGHTS OUTPUT_DIR/model_final.pth
 
 Without a GPU, ``--num-gpus N`` starts N processes on the CPU.
 """

@@ -155,7 +155,7 @@ def instances_of(records: Sequence[dict[str, Any]], found: Sequence[dict[str, An
 
 def rankings(
     assembler: PartAssembler, records: Sequence[dict[str, Any]], found: Sequence[Instances]
-) -> tuple[list[float], list[bool]]:
+) -> tuple[list[float | None], list[bool]]:
     """``fit`` and ``unknown`` of every implant that is there."""
     matched = []
     for record, instances in zip(tqdm(records, desc="assembling"), found, strict=True):
@@ -188,12 +188,15 @@ def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, 
     assembler = PartAssembler(MetadataCatalog.get(train).thing_classes, lines=lines).fit(known)
     assembler.calibrate(records["val"], found["val"])
     fits, flags = zip(*(rankings(assembler, records[key], found[key]) for key in ("known", "unseen")), strict=True)
-    told = {"num_known": len(fits[0]), "num_unseen": len(fits[1])}
-    if not all(told.values()):
+    read = [[fit for fit in group if fit is not None] for group in fits]
+    told: dict[str, Any] = {"num_known": len(fits[0]), "num_unseen": len(fits[1])}
+    if not all(read):
         return told  # the detector finds nothing
-    is_unseen = np.repeat([False, True], [len(fit) for fit in fits])
+    is_unseen = np.repeat([False, True], [len(group) for group in read])
     return told | {
-        "auroc_of_fit": float(roc_auc_score(is_unseen, -np.concatenate(fits))),
+        "auroc_of_fit": float(roc_auc_score(is_unseen, -np.concatenate(read))),
+        "known_without_fit": 1 - len(read[0]) / len(fits[0]),
+        "unseen_without_fit": 1 - len(read[1]) / len(fits[1]),
         "known_called_unknown": float(np.mean(flags[0])),
         "unseen_called_unknown": float(np.mean(flags[1])),
     }

@@ -7,6 +7,7 @@ Coordinates are pixels of the image, (0, 0) at the top left corner of the top le
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from implantdet.taxonomy import SYSTEM, THIRDS
 SLOTS = (*THIRDS, SYSTEM)
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
+Scale = float | Sequence[Sequence[float]]  # millimetres per pixel; or [2, 2], from steps in pixels to millimetres
 
 
 class Reading(NamedTuple):
@@ -107,17 +109,18 @@ class Ranking:
     Attributes:
         systems: every system, most probable first.
         lines: every product line, most probable first.
-        system_set: systems that hold the true one at the calibrated coverage; None before calibration.
+        system_set: systems that hold the true one at the calibrated coverage, at least one; None before calibration.
         line_set: the same for product lines.
-        fit: log-likelihood ratio of the readings against those typical of the best line, at most 0.
-        unknown: whether ``fit`` is below what known implants reach.
+        fit: how well the design fits a known line, the higher the better, as ``design_fit`` measures it; None if no
+            axis of it was read.
+        unknown: whether ``fit`` is below what known implants reach; never where it is None.
     """
 
     systems: tuple[Candidate, ...]
     lines: tuple[Candidate, ...]
     system_set: tuple[str, ...] | None
     line_set: tuple[str, ...] | None
-    fit: float
+    fit: float | None
     unknown: bool
 
 
@@ -132,7 +135,7 @@ class Implant:
         score: that it is an implant, in [0, 1].
         axis: coronal and apical end; None where the direction cannot be told.
         width: largest width across the axis, in pixels; None without an axis.
-        mm_per_pixel: scale, where it is known.
+        mm_per_pixel: scale, where it is known; where pixels are not square, 2×2.
         ranking: its system; None if the driver was asked for none.
     """
 
@@ -142,7 +145,7 @@ class Implant:
     score: float
     axis: tuple[Point, Point] | None = None
     width: float | None = None
-    mm_per_pixel: float | None = None
+    mm_per_pixel: Scale | None = None
     ranking: Ranking | None = None
 
     def __post_init__(self) -> None:
@@ -182,12 +185,26 @@ class Implant:
     @property
     def length_mm(self) -> float | None:
         """``length`` in millimetres, where the scale is known; magnification is not corrected."""
-        return None if self.length is None or self.mm_per_pixel is None else self.length * self.mm_per_pixel
+        if self.axis is None or self.length is None or self.mm_per_pixel is None:
+            return None
+        if isinstance(self.mm_per_pixel, int | float):
+            return self.length * self.mm_per_pixel
+        (x0, y0), (x1, y1) = self.axis
+        (a, b), (c, d) = self.mm_per_pixel
+        return math.hypot(a * (x1 - x0) + b * (y1 - y0), c * (x1 - x0) + d * (y1 - y0))
 
     @property
     def width_mm(self) -> float | None:
         """``width`` in millimetres, where the scale is known; magnification is not corrected."""
-        return None if self.width is None or self.mm_per_pixel is None else self.width * self.mm_per_pixel
+        if self.width is None or self.mm_per_pixel is None:
+            return None
+        if isinstance(self.mm_per_pixel, int | float):
+            return self.width * self.mm_per_pixel
+        if not self.length or not self.length_mm:
+            return None
+        # What is square to the axis in pixels is not so in millimetres; the area along the axis is.
+        (a, b), (c, d) = self.mm_per_pixel
+        return self.width * self.length * abs(a * d - b * c) / self.length_mm
 
 
 @dataclass(frozen=True)

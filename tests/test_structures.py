@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -71,6 +72,20 @@ def test_measures():
     unknown = implant(part())
     assert (unknown.tilt, unknown.length, unknown.length_mm, unknown.width_mm) == (None,) * 4
     assert implant(part(), axis=((0.0, 0.0), (30.0, 40.0))).length_mm is None
+
+
+def test_measures_where_pixels_are_not_square():
+    """Pixels of 0.1 × 0.2 mm: (30, 40) pixels are (3, 8) mm; the walls are 20 · 50 · 0.02 / √73 apart."""
+    found = implant(part(), axis=((0.0, 0.0), (30.0, 40.0)), width=20.0, mm_per_pixel=[[0.1, 0.0], [0.0, 0.2]])
+    assert found.length_mm == pytest.approx(math.sqrt(73))
+    assert found.width_mm == pytest.approx(20 / math.sqrt(73))
+    upright = dataclasses.replace(found, axis=((5.0, 0.0), (5.0, 40.0)))
+    assert (upright.length_mm, upright.width_mm) == (pytest.approx(8), pytest.approx(2))
+    turned = dataclasses.replace(found, mm_per_pixel=[[0.0, -0.1], [0.1, 0.0]])  # a scale, and a quarter turn
+    assert (turned.length_mm, turned.width_mm) == (pytest.approx(5), pytest.approx(2))
+    without_axis, no_length = (dataclasses.replace(found, axis=axis) for axis in (None, ((1.0, 1.0), (1.0, 1.0))))
+    assert (without_axis.length_mm, without_axis.width_mm) == (None, None)
+    assert (no_length.length_mm, no_length.width_mm) == (0, None)
 
 
 def test_implants_share_no_detection():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +21,26 @@ from implantdet.assembly.fitting import fit_geometry
 from implantdet.assembly.gather import drop_weak, gather, meanings, usable
 from implantdet.assembly.geometry import Array, Indices, mean_axis
 from implantdet.assembly.known import known_implants, readings_per_part
-from implantdet.assembly.line_table import build_table, count_examples
+from implantdet.assembly.line_table import axis_values, build_table, count_examples
 from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
 from implantdet.assembly.ranking_calibration import calibrate
 from implantdet.phantom.lines import ProductLine, default_lines, load_lines
-from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking
+from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking, Scale
 from implantdet.taxonomy import Taxonomy, default_taxonomy
 
 METHODS = ("exact", "kmeans", "kmeans_paper")
+# Key of ASSEMBLY → lowest and highest value, and whether each of them is allowed.
+RANGES = {
+    "MISS_RATE": (0.0, 1.0, False, False),
+    "FALSE_COST": (0.0, math.inf, False, False),
+    "BOX_NOISE": (0.0, math.inf, True, False),
+    "MERGE_DISTANCE": (0.0, math.inf, True, False),
+    "MERGE_OVERLAP": (0.0, 1.0, False, True),
+    "MIN_SCORE": (0.0, 1.0, True, True),
+    "SCORE_QUANTILE": (0.0, 1.0, True, True),
+    "COVERAGE": (0.0, 1.0, False, False),
+}
 
 
 class PartAssembler:
@@ -46,7 +58,8 @@ class PartAssembler:
         false_cost: nats that it costs to call a part of full score a false positive, until ``calibrate`` has measured
             how far scores can be trusted, > 0.
         box_noise: standard deviation of a detected edge, in sides of a third, >= 0.
-        merge_distance, merge_overlap: thresholds of ``kmeans_paper``, in sides of a part and as a share of its box.
+        merge_distance, merge_overlap: thresholds of ``kmeans_paper``, in sides of a part, >= 0, and as a share of its
+            box, in (0, 1].
         min_score: threshold of categories that calibration saw too seldom, in [0, 1].
         score_quantile: share of the right detections that the adaptive thresholds may drop, in [0, 1].
         coverage: of the conformal sets, in (0, 1).
@@ -87,6 +100,7 @@ class PartAssembler:
         self.min_score = min_score
         self.score_quantile = score_quantile
         self.coverage = coverage
+        self._check_ranges()
         self.lines = tuple(default_lines() if lines is None else lines)
         self.taxonomy = taxonomy or default_taxonomy()
         self.meanings = meanings(thing_classes, self.taxonomy)
@@ -117,7 +131,7 @@ class PartAssembler:
             dataset_dicts: of the training set; annotations of one implant share ``implant_id``.
 
         Raises:
-            ValueError: too few implants have all three thirds annotated.
+            TooFewImplantsError: too few implants have all three thirds annotated.
         """
         images = [list(known_implants(record, self.meanings).values()) for record in dataset_dicts]
         known = [implant for image in images for implant in image]
@@ -169,16 +183,16 @@ class PartAssembler:
         self._prepare()
         return self
 
-    def assemble(self, instances: Instances, mm_per_pixel: float | None = None) -> list[Implant]:
+    def assemble(self, instances: Instances, mm_per_pixel: Scale | None = None) -> list[Implant]:
         """Implants of one image, best score first.
 
         Args:
             instances: ``pred_boxes``, ``scores`` and ``pred_classes``; whatever cannot be used is passed over.
-            mm_per_pixel: scale of the image, where it is known.
+            mm_per_pixel: scale of the image, where it is known; where pixels are not square, 2×2.
         """
         return list(self.explain(instances, mm_per_pixel).implants)
 
-    def explain(self, instances: Instances, mm_per_pixel: float | None = None) -> Assembly:
+    def explain(self, instances: Instances, mm_per_pixel: Scale | None = None) -> Assembly:
         """Like ``assemble``, with the parts that belong to no implant."""
         fitted = self._fitted()
         detections = drop_weak(usable(instances, self.meanings), fitted.min_scores, fitted.typical_best)
@@ -196,17 +210,25 @@ class PartAssembler:
 
     def save(self, path: str | Path) -> None:
         """Write what was learned as JSON."""
-        state.save_state(path, self._fitted(), self.thing_classes)
+        state.save_state(path, self._fitted(), self.thing_classes, axis_values(self.taxonomy))
 
     def load(self, path: str | Path) -> PartAssembler:
-        """Read what ``save`` wrote; product lines that came since take part in the ranking.
+        """Read what ``save`` wrote; product lines, systems and values that came since take part in the ranking.
 
         Raises:
-            ValueError: the file is none of ours, of another version, or of a detector with other classes.
+            ValueError: the file is none of ours, of another version, of a detector with other classes, or of a
+                taxonomy with values that are none of this one.
         """
-        self.state_ = state.load_state(path, self.thing_classes)
+        self.state_ = state.load_state(path, self.thing_classes, axis_values(self.taxonomy))
         self._prepare()
         return self
+
+    def _check_ranges(self) -> None:
+        for key, (low, high, with_low, with_high) in RANGES.items():
+            value = getattr(self, key.lower())
+            if not (low < value < high or (with_low and value == low) or (with_high and value == high)):
+                span = f"{'[' if with_low else '('}{low:g}, {high:g}{']' if with_high else ')'}"
+                raise ValueError(f"ASSEMBLY.{key}: found {value!r}, expected a number in {span}")
 
     def _fitted(self) -> state.AssemblerState:
         if self.state_ is None:
@@ -250,7 +272,7 @@ class PartAssembler:
             axis = _shared_axis(parts, members)
         return np.concatenate([members, weak_wholes(members, parts)]), axis
 
-    def _implant(self, outline: Outline, ranking: Ranking, mm_per_pixel: float | None) -> Implant:
+    def _implant(self, outline: Outline, ranking: Ranking, mm_per_pixel: Scale | None) -> Implant:
         coefficients = self._fitted().score_coefficients
         if coefficients is None:
             score = calibrating.mean_score(outline.parts, outline.whole, self.num_slots)

@@ -28,6 +28,10 @@ MIN_WHOLE_STD = 0.1  # of the logarithm of a share: detectors cut whole implants
 TILT_STD, MIN_TILT_STD = math.radians(10), math.radians(3)
 
 
+class TooFewImplantsError(ValueError):
+    """A dataset shows too few whole implants to learn from; there is no second stage for it."""
+
+
 def fit_geometry(
     images: Sequence[Sequence[KnownImplant]], box_noise: float, seed: int = 0
 ) -> tuple[ImplantModel, dict[tuple[Pattern, int], ThirdRegression]]:
@@ -39,12 +43,12 @@ def fit_geometry(
         seed: of the jitter.
 
     Raises:
-        ValueError: too few complete implants.
+        TooFewImplantsError: fewer than ``EXAMPLES`` complete implants.
     """
     complete = [[i for i in image if set(THIRDS) <= i.boxes.keys() and not i.cut & set(THIRDS)] for image in images]
     known = [implant for image in complete for implant in image]
     if len(known) < EXAMPLES:
-        raise ValueError(
+        raise TooFewImplantsError(
             f"the dataset has {len(known)} implants with all three thirds annotated, joined by 'implant_id' and clear "
             f"of the frame; expected at least {EXAMPLES}"
         )

@@ -60,9 +60,8 @@ def build_table(
     for system in taxonomy.systems:
         if system not in systems:
             titles, systems, declared = [*titles, system], [*systems, system], [*declared, {}]
-    values = {axis.key: axis.values for axis in taxonomy.axes}
     likelihood = {}
-    for axis, names in values.items():
+    for axis, names in ((axis.key, axis.values) for axis in taxonomy.axes):
         rows = []
         for title, attributes in zip(titles, declared, strict=True):
             guess = np.array([attributes.get((axis, name), 0.0) for name in names])
@@ -77,8 +76,12 @@ def build_table(
     uniform = np.full(len(titles), 1 / len(titles))
     prior = (1 - UNIFORM_SHARE) * count / count.sum() + UNIFORM_SHARE * uniform if count.sum() else uniform
     is_described = np.array([bool(known) or title in examples for title, known in zip(titles, declared, strict=True)])
-    values[SYSTEM] = taxonomy.systems
-    return LineTable(tuple(titles), tuple(systems), values, likelihood, prior, is_described)
+    return LineTable(tuple(titles), tuple(systems), axis_values(taxonomy), likelihood, prior, is_described)
+
+
+def axis_values(taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:
+    """Axis → its values, ``system`` last."""
+    return {axis.key: axis.values for axis in taxonomy.axes} | {SYSTEM: taxonomy.systems}
 
 
 def count_examples(

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import softmax
 
+from implantdet.assembly.design_fit import design_fit
 from implantdet.assembly.geometry import Array, Indices
 from implantdet.assembly.line_table import LineTable
 from implantdet.structures import Candidate, Evidence, Part, Ranking
@@ -31,9 +32,10 @@ class Calibration:
     Attributes:
         temperature: divides log-likelihoods; above 1 where they were too sure of themselves.
         confusions: axis → [V, V] probability of reading the column where the row is true.
-        system_quantile: systems with a probability of at least 1 minus this are in the conformal set.
+        system_quantile: systems with a probability of at least 1 minus this are in the conformal set, and in any case
+            the most probable.
         line_quantile: the same for product lines.
-        min_fit: implants that fit worse are unknown.
+        min_fit: designs that fit worse are unknown.
     """
 
     temperature: float = 1.0
@@ -71,11 +73,7 @@ class Ranker:
     @cached_property
     def likelihood(self) -> dict[str, Array]:
         """Axis → [L, V] probability that a value is read, given the line."""
-        confusions = self.calibration.confusions
-        return {
-            axis: table @ confusions[axis] if axis in confusions else table
-            for axis, table in self.table.likelihood.items()
-        }
+        return {axis: self._as_read(axis, table) for axis, table in self.table.likelihood.items()}
 
     @cached_property
     def membership(self) -> Array:
@@ -103,24 +101,28 @@ class Ranker:
         return np.concatenate([self.likelihood[axis].T for axis in self.axes])
 
     @cached_property
-    def _usual(self) -> Array:
-        """[A, L] likelihood of every line's most usual design; NaN for ``system``, which is none of the design."""
-        return np.array(
-            [
-                self.likelihood[a].max(axis=1) if a != SYSTEM else np.full(len(self.table.titles), np.nan)
-                for a in self.axes
-            ]
-        )
+    def _chance(self) -> Array:
+        """[V] probability that a value is read where every true value of its axis is equally probable."""
+        counts = {axis: len(values) for axis, values in self.table.values.items()}
+        return np.concatenate([self._as_read(axis, np.full(n, 1 / n)) for axis, n in counts.items()])
+
+    def _as_read(self, axis: str, true: Array) -> Array:
+        """[…, V] probability that a value is read; ``true`` is that of the value itself."""
+        return true @ self.calibration.confusions[axis] if axis in self.calibration.confusions else true
+
+    def _votes(self, readings: Sequence[Readings]) -> Array:
+        """[K, V] share of every value of every axis."""
+        votes = np.zeros((len(readings), len(self._columns)))
+        for row, found in enumerate(readings):
+            for axis, said in found.items():
+                for value, vote in said.items():
+                    votes[row, self._columns[axis, value]] = vote
+        return votes
 
     def likelihoods(self, readings: Sequence[Readings]) -> Array:
         """[K, A, L] probability of every reading, given the line."""
-        votes = np.zeros((len(readings), len(self._columns)))
-        read = np.zeros((len(readings), len(self.axes)), bool)
-        for row, found in enumerate(readings):
-            for axis, said in found.items():
-                read[row, self.axes.index(axis)] = True
-                for value, vote in said.items():
-                    votes[row, self._columns[axis, value]] = vote
+        votes = self._votes(readings)
+        read = np.array([[axis in found for axis in self.axes] for found in readings], bool).reshape(-1, len(self.axes))
         probability = np.add.reduceat(votes[:, :, None] * self._side_by_side, self._starts, axis=1)
         # The unread share could be any value.
         unread = np.maximum(0.0, 1 - np.add.reduceat(votes, self._starts, axis=1))
@@ -133,15 +135,19 @@ class Ranker:
         evidence = np.nansum(np.log(likelihoods), axis=-2)
         return np.asarray(softmax(np.log(self.table.prior) + evidence / self.calibration.temperature, axis=-1))
 
-    def fit(self, likelihoods: Array) -> Array:
-        """[K] log-likelihood of the design under the line that it fits best, against that line's most usual design.
+    def fit(self, readings: Sequence[Readings]) -> Array:
+        """[K] how well each design fits the lines that are described; NaN if no axis was read, or no line is described.
 
-        A line of which nothing is known fits everything alike, and says nothing about the fit.
+        The class of a whole-implant detection is not part of the design.
         """
-        fits = np.nansum(np.log(likelihoods / self._usual), axis=-2)
-        if self.table.is_described.any():
-            fits = fits[..., self.table.is_described]
-        return np.minimum(0.0, fits.max(axis=-1))
+        lines = self.table.is_described
+        if not lines.any():
+            return np.full(len(readings), np.nan)
+        design = np.array([axis != SYSTEM for axis, _ in self._columns])
+        counts = [len(values) for axis, values in self.table.values.items() if axis != SYSTEM]
+        prior = self.table.prior[lines] / self.table.prior[lines].sum()
+        likelihood = self._side_by_side[design][:, lines]
+        return design_fit(self._votes(readings)[:, design], likelihood, prior, self._chance[design], counts)
 
     def rank(self, readings: Sequence[Readings]) -> list[Ranking]:
         """Of every implant: systems and lines, most probable first, with evidence, conformal sets and fit."""
@@ -162,10 +168,10 @@ class Ranker:
                 lines=_ranked(table.titles, lines[k], told, for_line[k]),
                 system_set=conformal_set(names, systems[k], calibration.system_quantile),
                 line_set=conformal_set(table.titles, lines[k], calibration.line_quantile),
-                fit=fit,
-                unknown=fit < calibration.min_fit,
+                fit=None if np.isnan(fit) else fit,
+                unknown=fit < calibration.min_fit,  # False of NaN
             )
-            for k, (told, fit) in enumerate(zip(map(self._told, readings), self.fit(likelihoods).tolist(), strict=True))
+            for k, (told, fit) in enumerate(zip(map(self._told, readings), self.fit(readings).tolist(), strict=True))
         ]
 
     def _told(self, readings: Readings) -> dict[int, tuple[str, str, float]]:
@@ -177,10 +183,14 @@ class Ranker:
 
 
 def conformal_set(names: Sequence[str], probabilities: Array, quantile: float | None) -> tuple[str, ...] | None:
-    """Names that are probable enough; None without a calibrated quantile."""
+    """Names that are probable enough, and in any case the most probable; None without a calibrated quantile.
+
+    An empty set never holds the truth, so that the most probable names, ties kept, can only add to the coverage.
+    """
     if quantile is None:
         return None
-    return tuple(name for name, p in zip(names, probabilities.tolist(), strict=True) if 1 - p <= quantile)
+    first = (1 - TIE) * float(probabilities.max())
+    return tuple(name for name, p in zip(names, probabilities.tolist(), strict=True) if 1 - p <= quantile or p >= first)
 
 
 def _ranked(

@@ -62,20 +62,20 @@ def calibrate(samples: Sequence[Sample], table: LineTable, coverage: float) -> C
             continue
         # Readings look better to what was learned from them: quantiles from there would promise too much.
         ranker = Ranker(table, _teach(others, table) if others else taught)
-        likelihoods = ranker.likelihoods([sample.readings for sample in judged])
-        posteriors = ranker.posterior(likelihoods)
+        readings = [sample.readings for sample in judged]
+        posteriors = ranker.posterior(ranker.likelihoods(readings))
         of_system += (1 - (posteriors * _own(judged, table)).sum(axis=1)).tolist()
         of_line += [
             1 - posterior[table.titles.index(sample.line)]
             for posterior, sample in zip(posteriors.tolist(), judged, strict=True)
             if sample.line in table.titles
         ]
-        fits += ranker.fit(likelihoods).tolist()
+        fits += ranker.fit(readings).tolist()
     return replace(
         taught,
         system_quantile=conformal_quantile(np.array(of_system), coverage),
         line_quantile=conformal_quantile(np.array(of_line), coverage),
-        min_fit=float(np.quantile(fits, UNKNOWN_SHARE)),
+        min_fit=-np.inf if np.isnan(fits).all() else float(np.nanquantile(fits, UNKNOWN_SHARE)),
     )
 
 

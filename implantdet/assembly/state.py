@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from implantdet.assembly.completion import ThirdRegression
 from implantdet.assembly.geometry import Array
 from implantdet.assembly.likelihood import ImplantModel, Pattern, StudentT
 from implantdet.assembly.ranking import Calibration
 from implantdet.data.idd import read_json, write_json
+from implantdet.taxonomy import SYSTEM
 
 FORMAT, VERSION = "implantdet part assembler", 2
+UNREADABLE = 0.01  # probability that a value is read which the detector has no class for; 0 would have no logarithm
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,17 @@ class AssemblerState:
     calibration: Calibration = field(default_factory=Calibration)
 
 
-def save_state(path: str | Path, state: AssemblerState, thing_classes: Sequence[str]) -> None:
-    """Write a JSON file, under a temporary name until it is whole."""
+def save_state(
+    path: str | Path, state: AssemblerState, thing_classes: Sequence[str], values: Mapping[str, Sequence[str]]
+) -> None:
+    """Write a JSON file, under a temporary name until it is whole.
+
+    Args:
+        path: of the file.
+        state: what was learned.
+        thing_classes: of the detector.
+        values: axis → its values, in the order of the confusions.
+    """
     model, calibration = state.model, state.calibration
     content = {
         "format": FORMAT,
@@ -70,7 +82,7 @@ def save_state(path: str | Path, state: AssemblerState, thing_classes: Sequence[
         "whole_weights": state.whole_weights.tolist(),
         "score_coefficients": None if state.score_coefficients is None else state.score_coefficients.tolist(),
         "temperature": calibration.temperature,
-        "confusions": {axis: matrix.tolist() for axis, matrix in calibration.confusions.items()},
+        "confusions": {axis: [list(values[axis]), matrix.tolist()] for axis, matrix in calibration.confusions.items()},
         "system_quantile": calibration.system_quantile,
         "line_quantile": calibration.line_quantile,
         "min_fit": calibration.min_fit if np.isfinite(calibration.min_fit) else None,
@@ -78,11 +90,17 @@ def save_state(path: str | Path, state: AssemblerState, thing_classes: Sequence[
     write_json(Path(path), content)
 
 
-def load_state(path: str | Path, thing_classes: Sequence[str]) -> AssemblerState:
+def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[str, Sequence[str]]) -> AssemblerState:
     """Read what ``save_state`` wrote.
 
+    Args:
+        path: of the file.
+        thing_classes: of the detector.
+        values: axis → its values today; the file may lack new ones.
+
     Raises:
-        ValueError: the file is none of ours, of another version, or of a detector with other classes.
+        ValueError: the file is none of ours, of another version, of a detector with other classes, or has values that
+            are none today.
     """
     content = read_json(Path(path))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -92,12 +110,38 @@ def load_state(path: str | Path, thing_classes: Sequence[str]) -> AssemblerState
     if content.get("thing_classes") != list(thing_classes):
         raise ValueError(f"{path}: was learned for other classes than the {len(thing_classes)} of this detector")
     try:
-        return _parse(content)
+        state, names = _parse(content)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"{path}: damaged: {type(error).__name__} {error}; fit the assembler again") from error
+    lost = [f"{axis}.{name}" for axis in names for name in names[axis] if name not in values.get(axis, ())]
+    if lost:
+        raise ValueError(
+            f"{path}: was calibrated with {', '.join(lost)}, which the taxonomy lacks; expected all values of that "
+            "time, and new ones at most. Put them back, or fit the assembler again"
+        )
+    confusions = {}
+    for axis, matrix in state.calibration.confusions.items():
+        categories = values[axis] if axis == SYSTEM else [f"{axis}.{value}" for value in values[axis]]
+        can_be_read = np.array([category in thing_classes for category in categories])
+        confusions[axis] = _of_today(matrix, names[axis], values[axis], can_be_read)
+    return replace(state, calibration=replace(state.calibration, confusions=confusions))
 
 
-def _parse(content: dict[str, Any]) -> AssemblerState:
+def _of_today(confusion: Array, names: Sequence[str], today: Sequence[str], can_be_read: NDArray[np.bool_]) -> Array:
+    """[V, V] the confusion of today's values.
+
+    New ones that the detector has a class for count as read right. Where others are true, it reads what it reads
+    elsewhere: were they to count as read right, every reading would rule them out.
+    """
+    places = np.array([today.index(name) for name in names])
+    grown = np.diag(np.where(can_be_read, 1.0, UNREADABLE))
+    grown[np.ix_(~can_be_read, places)] = (1 - UNREADABLE) * confusion.mean(axis=0)
+    grown[np.ix_(places, places)] = confusion
+    return grown
+
+
+def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]]]:
+    """What was learned, and the names of the values of every confusion."""
     pairs, triple, wholes = (StudentT(*map(_array, content[key])) for key in ("pairs", "triple", "wholes"))
     model = ImplantModel(_array(content["aspects"]), pairs, triple, wholes, float(content["tilt_std"]))
     regressions = {
@@ -105,14 +149,19 @@ def _parse(content: dict[str, Any]) -> AssemblerState:
         for p, missing, c, i, s in content["regressions"]
     }
     coefficients = content["score_coefficients"]
+    confusions = {axis: _array(matrix) for axis, (_, matrix) in content["confusions"].items()}
+    names = {axis: list(names) for axis, (names, _) in content["confusions"].items()}
+    for axis, matrix in confusions.items():
+        if matrix.shape != (len(names[axis]),) * 2:
+            raise ValueError(f"the confusion of {axis} is {matrix.shape} for {len(names[axis])} values")
     calibration = Calibration(
         float(content["temperature"]),
-        {axis: _array(matrix) for axis, matrix in content["confusions"].items()},
+        confusions,
         content["system_quantile"],
         content["line_quantile"],
         -np.inf if content["min_fit"] is None else float(content["min_fit"]),
     )
-    return AssemblerState(
+    state = AssemblerState(
         model,
         regressions,
         _array(content["part_coefficients"]),
@@ -124,6 +173,7 @@ def _parse(content: dict[str, Any]) -> AssemblerState:
         None if coefficients is None else _array(coefficients),
         calibration,
     )
+    return state, names
 
 
 def _distributions(model: ImplantModel) -> dict[str, StudentT]:

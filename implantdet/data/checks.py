@@ -43,7 +43,16 @@ def image_fault(image: dict[str, Any]) -> str | None:
         return f"'modality' must be one of {', '.join(MODALITIES)}; found {image['modality']!r}"
     if "mm_per_pixel" in image and not (is_number(image["mm_per_pixel"]) and image["mm_per_pixel"] > 0):
         return f"'mm_per_pixel' must be a number above 0; found {image['mm_per_pixel']!r}"
-    return None
+    return _matrix_fault(image.get("mm_per_pixel_matrix", [[1, 0], [0, 1]]))
+
+
+def _matrix_fault(matrix: Any) -> str | None:
+    shaped = isinstance(matrix, list) and len(matrix) == 2 and all(isinstance(r, list) and len(r) == 2 for r in matrix)
+    if shaped and all(is_number(value) for row in matrix for value in row):
+        (a, b), (c, d) = matrix
+        if a * d != b * c:
+            return None
+    return f"'mm_per_pixel_matrix' must be [[a, b], [c, d]] of an area that is not 0; found {shortened(matrix)}"
 
 
 def annotation_fault(annotation: dict[str, Any], image: dict[str, Any]) -> str | None:

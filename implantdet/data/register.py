@@ -14,7 +14,7 @@ from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, NUM_FOLDS, load_fold
 from implantdet.data.problems import DataError
 from implantdet.taxonomy import SYSTEM
 
-_IMAGE_KEYS = ("patient_id", "source_id", "modality", "mm_per_pixel")
+_IMAGE_KEYS = ("patient_id", "source_id", "modality", "mm_per_pixel", "mm_per_pixel_matrix")
 _ANNOTATION_KEYS = ("segmentation", "implant_id", "product_line", "axis", "visible_fraction")
 
 

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from implantdet.assembly.assembler import PartAssembler
+from implantdet.assembly.fitting import TooFewImplantsError
 from implantdet.engine.setup import CONFIG, needs_no_labels
 from implantdet.taxonomy import default_taxonomy
 
@@ -87,7 +88,7 @@ def fit_assembler(cfg: CfgNode) -> PartAssembler | None:
     assembler = PartAssembler(cfg, classes)
     try:
         return assembler.fit(records)
-    except ValueError as error:
+    except TooFewImplantsError as error:
         logger.warning("There is no second stage: %s.", error)
         return None
 

@@ -202,8 +202,8 @@ class Trainer(DefaultTrainer):
         path = checkpointer.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS
         if not path:
             raise ValueError(
-                "nothing to evaluate: give MODEL.WEIGHTS <a training's OUTPUT_DIR>/model_final.pth, or --resume for the "
-                f"last checkpoint in OUTPUT_DIR (found MODEL.WEIGHTS '{cfg.MODEL.WEIGHTS}' and OUTPUT_DIR "
+                "nothing to evaluate: give MODEL.WEIGHTS <a training's OUTPUT_DIR>/model_final.pth, or --resume for "
+                f"the last checkpoint in OUTPUT_DIR (found MODEL.WEIGHTS '{cfg.MODEL.WEIGHTS}' and OUTPUT_DIR "
                 f"'{cfg.OUTPUT_DIR}')"
             )
         assembler = load_assembler(cfg, path)

@@ -74,7 +74,8 @@ class ImplantEvaluator(DatasetEvaluator):
         """Keep the detections of a batch, and assemble them.
 
         Args:
-            inputs: dataset dicts, with ``image_id`` and, where it is known, ``mm_per_pixel``.
+            inputs: dataset dicts, with ``image_id`` and, where they are known, ``mm_per_pixel`` or
+                ``mm_per_pixel_matrix``.
             outputs: for every image its ``instances``, in the frame of the original image.
         """
         self._parts.process(inputs, outputs)
@@ -82,7 +83,7 @@ class ImplantEvaluator(DatasetEvaluator):
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
             start = time.perf_counter()
-            assembly = self._assembler.explain(instances, image.get("mm_per_pixel"))
+            assembly = self._assembler.explain(instances, image.get("mm_per_pixel", image.get("mm_per_pixel_matrix")))
             seconds = (detector, time.perf_counter() - start)
             whole = stage1_boxes(instances, self._assembler.meanings)
             self._found.append(_Found(image["image_id"], whole, assembly, seconds))

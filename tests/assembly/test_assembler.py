@@ -1,6 +1,7 @@
 """The whole second stage: exact properties under hypothesis, hand-made scenes, and what must never happen."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -203,6 +204,28 @@ def test_nothing_is_assembled_before_fit():
         PartAssembler(CLASSES).assemble(make_instances([], [], []))
     with pytest.raises(ValueError, match=r"ASSEMBLY\.METHOD: found 'magic'"):
         PartAssembler(CLASSES, method="magic")
+
+
+@pytest.mark.parametrize(
+    ("key", "span", "allowed", "refused"),
+    [
+        ("MISS_RATE", "(0, 1)", (0.01, 0.99), (0.0, 1.0, 1.5)),
+        ("FALSE_COST", "(0, inf)", (0.1, 50.0), (0.0, -1.0, float("inf"))),
+        ("BOX_NOISE", "[0, inf)", (0.0, 0.5), (-0.01, float("inf"))),
+        ("MERGE_DISTANCE", "[0, inf)", (0.0, 2.0), (-0.1,)),
+        ("MERGE_OVERLAP", "(0, 1]", (0.1, 1.0), (0.0, 1.1)),
+        ("MIN_SCORE", "[0, 1]", (0.0, 1.0), (-0.1, 1.1)),
+        ("SCORE_QUANTILE", "[0, 1]", (0.0, 1.0), (-0.1, 1.1)),
+        ("COVERAGE", "(0, 1)", (0.5, 0.99), (0.0, 1.0, 90.0)),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(key, span, allowed, refused):
+    for value in allowed:
+        assert getattr(PartAssembler(CLASSES, **{key.lower(): value}), key.lower()) == value
+    for value in (*refused, float("nan")):
+        message = f"ASSEMBLY.{key}: found {value}, expected a number in {span}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            PartAssembler(CLASSES, **{key.lower(): value})
 
 
 def test_a_new_product_line_needs_no_new_training(tmp_path):

@@ -81,3 +81,7 @@ def test_millimetres_follow_the_scale():
     record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 0, 120)}
     (found,) = fitted().assemble(detections(record, is_part), mm_per_pixel=0.1)
     assert found.length_mm == pytest.approx(12, rel=0.02)
+    stretched = [[0.1, 0.0], [0.0, 0.2]]
+    (taller,) = fitted().assemble(detections(record, is_part), mm_per_pixel=stretched)
+    assert taller.length_mm == pytest.approx(2 * found.length_mm)
+    assert taller.width_mm == pytest.approx(found.width_mm)

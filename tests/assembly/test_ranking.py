@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from implantdet.assembly.design_fit import design_fit
 from implantdet.assembly.line_table import LineTable, build_table
 from implantdet.assembly.ranking import Calibration, Ranker, conformal_set, readings_of
 from implantdet.phantom.lines import default_lines
@@ -46,7 +49,7 @@ def test_an_unsure_reading_counts_less():
 def test_missing_axes_say_nothing():
     nothing = rank(Ranker(TOY), {})
     assert [c.probability for c in nothing.systems] == [0.5, 0.5]
-    assert (nothing.fit, nothing.unknown) == (0.0, False)
+    assert (nothing.fit, nothing.unknown) == (None, False)
     one = rank(Ranker(TOY), {"middle.body": {"straight": 1.0}})
     both = rank(Ranker(TOY), {"middle.body": {"straight": 1.0}, "middle.thread": {"square": 1.0}})
     assert both.systems[0].probability == pytest.approx(one.systems[0].probability)
@@ -64,7 +67,7 @@ def test_the_design_of_every_line_ranks_it_among_the_first():
         ranking = rank(RANKER, design)
         probability = {candidate.name: candidate.probability for candidate in ranking.lines}
         assert probability[line.title] > max(probability.values()) / 3  # lines of one design differ by their lengths
-        assert -2 < ranking.fit <= 0
+        assert ranking.fit > 3  # it is no wonder, and no other design
         assert sum(c.probability for c in ranking.systems) == pytest.approx(1)
 
 
@@ -86,19 +89,20 @@ def test_temperature_and_confusions():
 
 
 def test_designs_that_fit_no_line_are_unknown():
-    ranker = Ranker(RANKER.table, Calibration(min_fit=-6.0))
+    ranker = Ranker(RANKER.table, Calibration(min_fit=-3.0))
     odd = {"coronal.level": {"tissue": 1.0}, "middle.thread": {"plateau": 1.0}, "apical.hole": {"oblong": 1.0}}
     assert rank(ranker, odd).unknown
     assert not rank(ranker, {"coronal.level": {"tissue": 1.0}}).unknown
-    # A whole-implant detection is not part of the design.
-    assert rank(ranker, {SYSTEM: {"Bego": 1.0}}).fit == 0
+    # A whole-implant detection is not part of the design, and a design that was not read is not unknown.
+    wary = Ranker(RANKER.table, Calibration(min_fit=np.inf))
+    whole = rank(wary, {SYSTEM: {"Bego": 1.0}})
+    assert (whole.fit, whole.unknown) == (None, False)
+    assert rank(wary, odd | {SYSTEM: {"Bego": 1.0}}).fit == rank(wary, odd).fit
 
 
 def test_a_new_line_takes_part_at_once():
-    import dataclasses
-
     design = {"coronal.level": "tissue", "middle.thread": "square", "apical.apex": "cone", "apical.hole": "round"}
-    new = dataclasses.replace(
+    new = replace(
         default_lines()[0],
         name="New",
         level="tissue",
@@ -123,15 +127,32 @@ def test_a_system_of_which_nothing_is_known_does_not_hide_that_no_line_fits():
     }
     usual = {"coronal.level": {"tissue": 1.0}}
     assert rank(Ranker(table), everything_odd).fit < -3 < rank(Ranker(table), usual).fit
-    nothing = Ranker(build_table([], default_taxonomy(), {}))
-    assert rank(nothing, everything_odd).fit == 0
+    nothing = Ranker(build_table([], default_taxonomy(), {}), Calibration(min_fit=np.inf))
+    assert (rank(nothing, everything_odd).fit, rank(nothing, everything_odd).unknown) == (None, False)
+
+
+def test_the_fit_is_that_of_readings_and_of_described_lines():
+    confusion = np.array([[0.9, 0.1], [0.5, 0.5]])
+    ranker = Ranker(TOY, Calibration(confusions={"middle.body": confusion}))
+    # Both true values alike: 0.7 are read as straight. Seen through the confusion, a is straight in 0.86, b in 0.62.
+    read = np.array([[0.86, 0.62], [0.14, 0.38]])
+    (expected,) = design_fit(np.array([[0.8, 0.0]]), read, TOY.prior, np.array([0.7, 0.3]), [2])
+    assert rank(ranker, {"middle.body": {"straight": 0.8}}).fit == pytest.approx(expected)
+
+    likelihood = {axis: np.vstack([rows, rows.mean(axis=0)]) for axis, rows in TOY.likelihood.items()}
+    titles, systems = ("a1", "b1", "c"), ("a", "b", "b")
+    prior, described = np.array([0.25, 0.25, 0.5]), np.array([True, True, False])
+    blank = replace(TOY, titles=titles, systems=systems, likelihood=likelihood, prior=prior, is_described=described)
+    reading = {"middle.body": {"tapered": 0.7}}
+    assert rank(Ranker(blank), reading).fit == pytest.approx(rank(Ranker(TOY), reading).fit)
 
 
 def test_conformal_sets():
     names, probabilities = ("a", "b", "c"), np.array([0.7, 0.25, 0.05])
     assert conformal_set(names, probabilities, None) is None
     assert conformal_set(names, probabilities, 0.8) == ("a", "b")
-    assert conformal_set(names, probabilities, 0.1) == ()
+    assert conformal_set(names, probabilities, 0.1) == ("a",)  # the most probable one stays
+    assert conformal_set(names, np.array([0.45, 0.45, 0.1]), 0.1) == ("a", "b")  # and what ties with it
 
 
 def test_readings_of_parts_share_an_axis_with_their_rivals():

@@ -63,6 +63,13 @@ def test_few_patients_do_not_promise_too_much():
     assert 0.88 < np.mean(covered) < 0.95
 
 
+def test_implants_of_which_no_design_was_read_do_not_raise_the_limit_of_the_unknown():
+    read = samples(60, 0.2)
+    empty = [sample._replace(readings={"system": {"ITI": 0.9}}) for sample in read]
+    assert calibrate([*read, *empty], TABLE, 0.9).min_fit == calibrate(read, TABLE, 0.9).min_fit
+    assert calibrate(empty, TABLE, 0.9).min_fit == -np.inf
+
+
 def test_overconfidence_is_cooled():
     honest = calibrate(samples(400, 0.02), TABLE, 0.9)
     # The same readings, read wrong far more often than the table thinks, and always the same way.

@@ -1,11 +1,15 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from implant_scenes import CLASSES, detections, fitted, scenes
+from implant_scenes import CLASSES, LINES, detections, fitted, scenes
 
 from implantdet.assembly.assembler import PartAssembler
+from implantdet.assembly.ranking import Calibration
+from implantdet.assembly.state import load_state, save_state
 from implantdet.data.problems import DataError
+from implantdet.taxonomy import Taxonomy, default_taxonomy
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +29,45 @@ def test_what_is_read_does_what_was_written(calibrated, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["assembler.json", "copy.json"]
 
 
+def with_values(before):
+    """The taxonomy with new values before those of some axes (``system`` is one), so that all columns move."""
+    taxonomy = default_taxonomy()
+    axes = tuple(replace(axis, values=(*before.get(axis.key, ()), *axis.values)) for axis in taxonomy.axes)
+    return Taxonomy(axes, (*before.get("system", ()), *taxonomy.systems))
+
+
+def test_a_new_system_and_new_values_take_part_after_calibration(calibrated, tmp_path):
+    calibrated.save(tmp_path / "assembler.json")
+    taxonomy = with_values({"system": ("Acme",), "middle.thread": ("wavy",), "apical.apex": ("bulb",)})
+    shape = {"level": "tissue", "thread": ("wavy", 1.0, 0.4, 1), "apex": ("bulb", 0.5), "hole": "round"}
+    new = replace(LINES[0], name="One", system="Acme", microthread=(1.5, 0.3), grooves=3, **shape)
+    today = PartAssembler(CLASSES, lines=(*LINES, new), taxonomy=taxonomy).load(tmp_path / "assembler.json")
+
+    # The detector has no word for what is new, and calls it something else; the rest of the design tells.
+    read = new.attributes(13) | {"middle.thread": "v_shaped", "apical.apex": "dome", "system": "ITI"}
+    del read["coronal.thread"]
+    (ranking,) = today.ranker_.rank([{axis: {value: 0.95} for axis, value in read.items()}])
+    assert (ranking.systems[0].name, ranking.lines[0].name) == ("Acme", "Acme One")
+    for record in scenes(3, seed=6):  # what was known is still found
+        names = [found.ranking.systems[0].name for found in today.assemble(detections(record))]
+        assert names == [found.ranking.systems[0].name for found in calibrated.assemble(detections(record))]
+
+    today.save(tmp_path / "grown.json")
+    with pytest.raises(ValueError, match=r"with middle\.thread\.wavy, apical\.apex\.bulb, system\.Acme, which the"):
+        PartAssembler(CLASSES).load(tmp_path / "grown.json")
+
+
+@pytest.mark.parametrize("can_be_read", [False, True])
+def test_confusions_of_new_values(can_be_read, tmp_path):
+    classes = (*CLASSES, "middle.body.curved") if can_be_read else CLASSES
+    confusion = np.array([[0.8, 0.2], [0.4, 0.6]])
+    state = replace(fitted().state_, calibration=Calibration(confusions={"middle.body": confusion}))
+    save_state(tmp_path / "a.json", state, classes, {"middle.body": ("straight", "tapered")})
+    loaded = load_state(tmp_path / "a.json", classes, {"middle.body": ("tapered", "curved", "straight")})
+    expected = [[0.6, 0, 0.4], [0, 1, 0] if can_be_read else [0.396, 0.01, 0.594], [0.2, 0, 0.8]]
+    assert loaded.calibration.confusions["middle.body"] == pytest.approx(np.array(expected))
+
+
 def test_before_calibration_nothing_is_unknown(tmp_path):
     fitted().save(tmp_path / "assembler.json")
     again = PartAssembler(CLASSES).load(tmp_path / "assembler.json")
@@ -35,11 +78,12 @@ def test_before_calibration_nothing_is_unknown(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "version 1, expected 2"),
+        ({"version": 1}, "version 1, expected 2; fit the assembler again"),
         ({"format": "pickle"}, "expected the state of a part assembler"),
         ({"thing_classes": ["Bego"]}, "other classes"),
         ({"pairs": [[1.0]]}, "damaged"),
         ({"aspects": None}, "damaged"),
+        ({"confusions": {"middle.body": [["straight", "tapered"], [[1.0]]]}}, r"damaged: .*\(1, 1\) for 2 values"),
     ],
 )
 def test_foreign_and_damaged_files_are_refused(tmp_path, change, message):

@@ -121,6 +121,8 @@ def test_area_of_run_lengths_is_their_number_of_pixels():
         ("split", ""),
         ("modality", "CT"),
         *(("mm_per_pixel", value) for value in (0, -0.1, math.nan, "0.1")),
+        *(("mm_per_pixel_matrix", [[0.1, 0], row]) for row in ([0, 0], [0, math.nan], [0.1], 0.1)),
+        ("mm_per_pixel_matrix", 0.1),
     ],
 )
 def test_image_fields(field, value):

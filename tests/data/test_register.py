@@ -37,6 +37,7 @@ def write_dataset(root):
                 "height": 60,
                 "patient_id": f"p{n}",
                 "modality": "panoramic",
+                "mm_per_pixel_matrix": [[0.1, 0.0], [0.0, 0.2]],
             }
             for n in range(1, 11)
         ],
@@ -85,6 +86,7 @@ def test_records(root, name):
         "height": 60,
         "patient_id": "p1",
         "modality": "panoramic",
+        "mm_per_pixel_matrix": [[0.1, 0.0], [0.0, 0.2]],
         "annotations": [{**box, "category_id": 1}, {**box, "category_id": 2}],
     }
     assert records[60]["annotations"] == []

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from torch import nn, tensor
 
+from implantdet.assembly.assembler import PartAssembler
 from implantdet.engine.second_stage import ASSEMBLER, SecondStage, fit_assembler, load_assembler
 from implantdet.engine.trainer import Trainer
 
@@ -136,6 +137,15 @@ def test_too_few_implants_are_a_warning_and_no_second_stage(tiny_cfg, caplog):
     assert fit_assembler(cfg) is None
     assert "There is no second stage: the dataset has 9 implants with all three thirds" in caplog.text
     assert load_assembler(cfg, "no/checkpoint.pth") is None
+
+
+def test_other_errors_of_the_fit_are_no_missing_second_stage(tiny_cfg, implants_root, monkeypatch):
+    def fit(*args):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(PartAssembler, "fit", fit)
+    with pytest.raises(ValueError, match="a bug"):
+        fit_assembler(tiny_cfg(root=implants_root))
 
 
 def test_whole_implants_alone_have_no_second_stage(tiny_cfg, implants_root, caplog):

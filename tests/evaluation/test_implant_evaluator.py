@@ -94,6 +94,19 @@ def test_implants_can_be_drawn_from_their_file(assembler, tmp_path):
     assert all(image["error"] < 0.01 for image in images)
 
 
+def test_sizes_in_millimetres_come_from_either_scale(assembler, tmp_path):
+    evaluator = ImplantEvaluator(COCOEvaluator(f"{NAME}_test", tmp_path), assembler)
+    scales = [{}, {"mm_per_pixel": 0.1}, {"mm_per_pixel_matrix": [[0.1, 0.0], [0.0, 0.2]]}]
+    records = DatasetCatalog.get(f"{NAME}_test")[:3]
+    for record, scale in zip(records, scales, strict=True):
+        evaluator.process([record | scale], [{"instances": perfect(record)}])
+    evaluator.evaluate()
+    unknown, square, tall = (image["implants"][0] for image in read(tmp_path, "implants.json")["images"])
+    assert (unknown["length_mm"], unknown["width_mm"]) == (None, None)
+    assert (square["length_mm"], square["width_mm"]) == pytest.approx((square["length"] / 10, square["width"] / 10))
+    assert (tall["length_mm"], tall["width_mm"]) == pytest.approx((tall["length"] / 5, tall["width"] / 10), rel=1e-3)
+
+
 def test_parts_alone_are_assembled_and_lost_thirds_inferred(assembler, tmp_path):
     """Annotations of an implant: three thirds, then the whole. Without wholes, and without every other apex."""
     evaluate(assembler, tmp_path, keep=lambda index: index % 4 != 3 and index % 8 != 2)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 from implant_outcomes import complete, found, inferred, known, outcome, ranking
@@ -31,6 +32,12 @@ def test_the_set_and_unknown_are_kept():
     rank = ranking(("ITI", 1.0), system_set=("ITI", "Bego"), unknown=True)
     content = implant_content(found(0, complete(0, 0), rank=rank))["ranking"]
     assert (content["system_set"], content["line_set"], content["unknown"]) == (("ITI", "Bego"), None, True)
+
+
+def test_a_design_that_was_not_read_has_no_fit():
+    rank = dataclasses.replace(ranking(("ITI", 1.0)), fit=None)
+    content = implant_content(found(0, complete(0, 0), rank=rank))["ranking"]
+    assert json.loads(json.dumps(content))["fit"] is None
 
 
 def test_every_image_is_there_with_its_error():

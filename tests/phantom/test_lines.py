@@ -1,5 +1,6 @@
 """Product lines: what comes with the package, and errors that name the place."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,12 @@ def test_no_lines(tmp_path):
     (tmp_path / "lines.yaml").write_text("lines: []\n", encoding="utf-8")
     with pytest.raises(ValueError, match="non-empty list"):
         load_lines(tmp_path / "lines.yaml")
+
+
+def test_the_example_of_the_documentation_is_a_line(tmp_path):
+    text = (Path(__file__).parents[2] / "datasets" / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "lines.yaml").write_text(SOURCE.read_text(encoding="utf-8") + example, encoding="utf-8")
+    *packaged, new = load_lines(tmp_path / "lines.yaml")
+    assert tuple(packaged) == default_lines()
+    assert new.title == "ITI One"
