@@ -47,7 +47,7 @@ PRETRAIN: dict[str, Options] = {
     "tiny": (
         *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 128, "INPUT.MIN_SIZE_TEST", 128),
         *("MODEL.MIM.DECODER_DIM", 128, "MODEL.MIM.DECODER_HEADS", 4, "MODEL.MIM.EMA_DECAY", 0.99),
-        *("SOLVER.IMS_PER_BATCH", 16, "SOLVER.BASE_LR", 0.0005, "SOLVER.AMP.ENABLED", False),
+        *("SOLVER.IMS_PER_BATCH", 16, "SOLVER.BASE_LR", 0.0005),
     ),
     "smoke": (
         *("MODEL.VIT.NAME", "test_vit", "MODEL.VIT.IMG_SIZE", 64, "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 4),
@@ -57,7 +57,7 @@ PRETRAIN: dict[str, Options] = {
 }
 _TINY = ("MODEL.VIT.IMG_SIZE", 224, "INPUT.MIN_SIZE_TRAIN", "(224,)", "INPUT.MIN_SIZE_TEST", 224)
 DETECT: dict[str, tuple[str, Options]] = {
-    "base": ("configs/idd_random.yaml", ()),
+    "base": ("configs/idd_{init}.yaml", ()),
     "tiny": (runs.CONFIG, (*_TINY, "TEST.DETECTIONS_PER_IMAGE", 300)),
     "smoke": (runs.CONFIG, runs.SMOKE),
 }
@@ -93,10 +93,11 @@ def pretrained(args: argparse.Namespace, data: Path, init: str, seed: int) -> Op
 def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: int) -> tuple[Path, dict[str, Any]]:
     """Train and test a detector: its OUTPUT_DIR, and the results on the test patients."""
     config, options = DETECT[args.size]
+    config = config.format(init=init)
     weights = pretrained(args, data, init, seed)
     suffix = "_systems" if kind == "systems" else ""
     of_kind = (*of_dataset(data, "val_fold0", suffix=suffix), *options, *runs.HEAD, "MODEL.MASK_ON", False)
-    length = lengths(args.epochs, args.epochs / 20, 4)
+    length = lengths(args.epochs, args.epochs / 20, 1)
     run = args.work / f"{kind}_{init}_seed{seed}"
     runs.train_net(run, config, (*of_kind, *length, *weights, *args.options, "SEED", seed), "--resume")
     folder = run / f"{data.name}_test"  # the training of parts ends there
@@ -170,6 +171,7 @@ def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, 
     """How well known implants are told from those of makers that are neither in the data nor in the list of lines."""
     unseen = runs.make_phantom(args.work / "unseen", args.unseen_images, preset="unseen")
     config, options = DETECT[args.size]
+    config = config.format(init="random")  # whose weights are those of the run
     out = run / "unseen"
     options = (*options, *runs.HEAD, "MODEL.MASK_ON", False, "MODEL.WEIGHTS", run / "model_final.pth")
     runs.train_net(out, config, (*options, *of_dataset(unseen, "train_fold0"), *args.options), "--eval-only")
