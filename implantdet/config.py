@@ -109,9 +109,8 @@ def _add_assembly_keys(cfg: CfgNode) -> None:
     # kmeans_paper: as many clusters as parts, then merged by the two thresholds below.
     cfg.ASSEMBLY.METHOD = "exact"
     cfg.ASSEMBLY.MISS_RATE = 0.05  # share of thirds that go undetected, until calibration measures it, in (0, 1)
-    cfg.ASSEMBLY.FALSE_COST = (
-        12.0  # nats that it costs to call a part of full score a false positive, until calibration, > 0
-    )
+    # Nats that it costs to call a part of full score a false positive, until calibration measures it, > 0.
+    cfg.ASSEMBLY.FALSE_COST = 12.0
     cfg.ASSEMBLY.BOX_NOISE = 0.03  # standard deviation of a detected edge, in sides of a third, >= 0
     cfg.ASSEMBLY.MERGE_DISTANCE = 0.25  # gap between clusters that are merged, in sides of a part, >= 0
     cfg.ASSEMBLY.MERGE_OVERLAP = 0.25  # share of the smaller cluster's box above which clusters are merged, in (0, 1]
