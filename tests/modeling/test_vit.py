@@ -121,7 +121,8 @@ def test_only_tokens_of_its_own_window_influence_a_token():
     tokens, grid = vit.embed_patches(torch.randn(1, 1, 80, 112))
     tokens = tokens.detach().requires_grad_()
     encoded = vit.encode(tokens, grid)[:, 1:].unflatten(1, grid)
-    encoded[0, 4, 6].sum().backward()  # the window in the corner: rows 3–4, columns 5–6
+    # The window in the corner: rows 3–4, columns 5–6. A plain sum after the norm is constant: it has no gradient.
+    (encoded[0, 4, 6] * torch.randn(vit.embed_dim)).sum().backward()
     influence = tokens.grad.unflatten(1, grid)[0].abs().sum(-1) > 0
     expected = torch.zeros(grid, dtype=torch.bool)
     expected[3:5, 5:7] = True
