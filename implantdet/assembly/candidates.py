@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from implantdet.assembly.geometry import Array, Indices, angle_to_axis, centres, intersection_area, sizes, unit
 from implantdet.assembly.likelihood import PAIRS, PATTERNS, ImplantModel
@@ -101,7 +103,7 @@ def weak_wholes(members: Indices, parts: Parts) -> Indices:
     low = np.where(there, parts.boxes[members, :2], np.inf).min(axis=1)
     high = np.where(there, parts.boxes[members, 2:], -np.inf).max(axis=1)
     taken = np.concatenate([np.concatenate([low, high], axis=1), parts.boxes[order]])
-    overlap = _iou(taken[:, None], taken)
+    overlap = box_iou(torch.from_numpy(taken), torch.from_numpy(taken)).numpy()
     kept = list(range(len(members)))
     for index in range(len(members), len(taken)):
         if not (overlap[index, kept] >= SAME_IOU).any():
@@ -109,12 +111,6 @@ def weak_wholes(members: Indices, parts: Parts) -> Indices:
     rows = np.full((len(kept) - len(members), len(SLOTS)), -1)
     rows[:, WHOLE] = order[np.array(kept[len(members) :], np.intp) - len(members)]
     return rows
-
-
-def _iou(a: Array, b: Array) -> Array:
-    """Intersection over union of boxes (…, 4)."""
-    shared = intersection_area(a, b)
-    return shared / (np.prod(sizes(a), axis=-1) + np.prod(sizes(b), axis=-1) - shared)
 
 
 def end_to_end(members: Indices, parts: Parts) -> Array:
