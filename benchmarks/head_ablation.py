@@ -22,7 +22,6 @@ from typing import Any
 import _vitdet  # noqa: F401  registers Detectron2's ViT
 import head_runs as runs
 import numpy as np
-from _paired import paired_difference
 from _record import write_result
 
 STOCK = ("MODEL.ROI_HEADS.NAME", "StandardROIHeads")
@@ -49,14 +48,6 @@ def settings() -> dict[str, list[str]]:
         options = [*options, *added]
         result[name] = options
     return result
-
-
-def differences(after: dict[int, dict[str, float]], before: dict[int, dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """``paired_difference`` over the seeds, for each metric."""
-    return {
-        key: paired_difference(*({seed: metrics[key] for seed, metrics in side.items()} for side in (after, before)))
-        for key in next(iter(after.values()))
-    }
 
 
 def mean_accuracy(by_seed: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -135,7 +126,7 @@ def told(data: Path, trainings: dict[tuple[str, int], Callable[[], Path]]) -> di
         row["by_seed"][seed] = runs.metrics(truth, found)
         row["axes"][seed] = runs.axis_accuracy(truth, found)
     for before, after in itertools.pairwise(table.values()):
-        after["difference"] = differences(after["by_seed"], before["by_seed"])
+        after["difference"] = runs.paired_differences(after["by_seed"], before["by_seed"])
     for row in table.values():
         row["axes"] = mean_accuracy(list(row["axes"].values()))
     return table

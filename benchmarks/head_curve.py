@@ -1,11 +1,13 @@
-"""The best part detector that a machine gives in its time, against the number of training images; and where it fails.
+"""The best part detector that a machine gives in its time, the curve against training images, and where it fails.
 
-    python benchmarks/head_curve.py [--work DIR] [--images N] [--passes P] [--jobs J] [--config FILE] [KEY VALUE …]
+    python benchmarks/head_curve.py [--work DIR] [--images N] [--final-passes F] [--passes P] [--sizes …] [--seeds …]
+                                    [--jobs J] [--config FILE] [KEY VALUE …]
     python benchmarks/head_curve.py --smoke
 
-Trains on growing subsets of the training images of fold 0, each for the same number of image passes, and evaluates on
-the test set. The options are those of the best setting of head_ablation.py. Pictures of the images on which the last
-model fails worst go to WORK/worst. An interrupted run goes on when it is started again with the same --work.
+The final detector is trained on all training images of fold 0 for F image passes. The curve has growing subsets of
+them, each for the same P image passes and with every seed. All are evaluated on the test set. The options are those of
+the best setting of head_ablation.py. Pictures of the images on which the final detector fails worst go to WORK/worst.
+An interrupted run goes on when it is started again with the same --work.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import head_runs as runs
+import numpy as np
 from _record import RESULTS, write_result
 from matplotlib.figure import Figure
 from PIL import Image
@@ -79,8 +82,8 @@ def write_sheet(pictures: list[Path], path: Path) -> None:
     sheet.save(path, quality=80)
 
 
-def draw_curve(by_size: dict[int, dict[str, float]], path: Path) -> None:
-    """AP50 against the number of training images."""
+def draw_curve(curve: dict[int, dict[str, Any]], final: dict[str, Any], path: Path) -> None:
+    """AP50 against the number of training images: mean and range over the seeds, and the final detector as a star."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     for key, label in (
@@ -88,56 +91,78 @@ def draw_curve(by_size: dict[int, dict[str, float]], path: Path) -> None:
         ("rare_part_AP50", "rarest third of parts"),
         ("implant_AP50", "implants"),
     ):
-        axes.plot(list(by_size), [metrics[key] for metrics in by_size.values()], marker="o", label=label)
-    axes.set(xscale="log", xlabel="training images", ylabel="AP50, percent", ylim=(0, 100))
+        values = np.array([[metrics[key] for metrics in point["by_seed"].values()] for point in curve.values()])
+        (line,) = axes.plot(list(curve), values.mean(axis=1), marker="o", label=label)
+        axes.fill_between(list(curve), values.min(axis=1), values.max(axis=1), color=line.get_color(), alpha=0.2)
+        axes.plot(max(curve), final["metrics"][key], marker="*", markersize=12, color=line.get_color())
+    axes.set(xscale="log", xlabel="training images (★: the final detector)", ylabel="AP50, percent", ylim=(0, 100))
+    axes.set_xticks(list(curve), [str(size) for size in curve])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train on every subset, evaluate, and draw the worst."""
+    """Train what is missing, evaluate, and draw the worst."""
     data = runs.make_phantom(arguments.work / "phantom", arguments.images)
     num_train = sum(len(fold) for fold in load_folds(data)["folds"][1:])
     sizes = [size for size in arguments.sizes if size < num_train] + [num_train]
     truth = runs.ground_truth(data, "test")
-    curve = {}
 
-    def training(size: int) -> Path:
-        epochs = arguments.passes / size
+    def training(name: str, size: int, passes: int, seed: int) -> Path:
+        epochs = passes / size
         lengths = (
             *("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12, "SOLVER.EVAL_EPOCHS", epochs / 8),
-            *("TEST.DETECTIONS_PER_IMAGE", 300),
+            *("TEST.DETECTIONS_PER_IMAGE", 300, "SEED", seed),
         )
-        smaller = subset(data, arguments.work / f"train_{size}", num_train=size)
         options = (*lengths, *runs.HEAD, *arguments.options)
-        return runs.train(arguments.work / f"run_{size}", smaller, options, arguments.config)
+        run = runs.train(arguments.work / name, smaller(size), options, arguments.config)
+        runs.detect(run, smaller(size), "test")
+        return run
 
-    # The whole set first: it is the one that counts.
-    runs.in_parallel(arguments.jobs, [partial(training, size) for size in reversed(sizes)])
-    for size in sizes:
-        run = training(size)
-        found = runs.detect(run, arguments.work / f"train_{size}", "test")
-        curve[size] = {
+    def smaller(size: int) -> Path:
+        return subset(data, arguments.work / f"train_{size}", num_train=size)
+
+    def evaluated(run: Path) -> dict[str, Any]:
+        found = runs.detections(run / "test")
+        return {
             "metrics": runs.metrics(truth, found),
             "axes": runs.axis_accuracy(truth, found),
             "all": without_nan(coco_metrics(truth, found)),
         }
-    worst = worst_images(truth, found, WORST)
+
+    # The final detector first: it is the one that counts, and the longest.
+    final = partial(training, "final", num_train, arguments.final_passes, arguments.seeds[0])
+    points = {
+        (size, seed): partial(training, f"run_{size}_seed{seed}", size, arguments.passes, seed)
+        for seed in arguments.seeds
+        for size in reversed(sizes)
+    }
+    runs.in_parallel(arguments.jobs, [final, *points.values()])
+    curve = {
+        size: {"by_seed": {seed: evaluated(points[size, seed]())["metrics"] for seed in arguments.seeds}}
+        for size in sizes
+    }
+    for size, smaller_size in zip(sizes[1:], sizes[:-1], strict=True):
+        curve[size]["difference"] = runs.paired_differences(curve[size]["by_seed"], curve[smaller_size]["by_seed"])
+    best = evaluated(final())
+    worst = worst_images(truth, runs.detections(final() / "test"), WORST)
     drawn = subset(data, arguments.work / "worst_data", test=worst)
-    results = run / "test" / "coco_instances_results.json"
+    results = final() / "test" / "coco_instances_results.json"
     pictures = draw_dataset(drawn, arguments.work / "worst", results, part="test", min_score=0.3)
     if not arguments.smoke:
         rank = {image_id: place for place, image_id in enumerate(worst)}
         pictures.sort(key=lambda path: rank[int(path.name.partition("_")[0])])
         write_sheet(pictures[:SHOWN], RESULTS / "head_curve_worst.jpg")
-        draw_curve({size: of_size["metrics"] for size, of_size in curve.items()}, RESULTS / "head_curve.png")
+        draw_curve(curve, best, RESULTS / "head_curve.png")
     return {
         "num_images": arguments.images,
-        "image_passes": arguments.passes,
         "config": arguments.config,
         "options": [*runs.HEAD, *arguments.options],
+        "final": {"num_train": num_train, "image_passes": arguments.final_passes, **best},
         "worst_image_ids": worst,
+        "image_passes": arguments.passes,
         "by_training_images": curve,
     }
 
@@ -148,7 +173,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("output/head_curve"), help="data, runs and pictures")
     parser.add_argument("--images", type=int, default=5572, help="size of the phantom")
     parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000], help="subsets; the whole set comes last")
-    parser.add_argument("--passes", type=int, default=40000, help="images that each training sees")
+    parser.add_argument("--final-passes", type=int, default=40000, help="images that the final detector sees")
+    parser.add_argument("--passes", type=int, default=5000, help="images that each training of the curve sees")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the curve; the final has the first")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--config", default=runs.CONFIG)
     parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
@@ -157,7 +184,8 @@ def main() -> None:
     if arguments.smoke:
         with tempfile.TemporaryDirectory() as folder:
             arguments.work, arguments.images, arguments.sizes = Path(folder), 40, [8]
-            arguments.passes, arguments.options = 24, list(runs.SMOKE)
+            arguments.passes = arguments.final_passes = 24
+            arguments.seeds, arguments.options = [0, 1], list(runs.SMOKE)
             print(measure(arguments))
             print("pictures:", len(list((arguments.work / "worst").glob("*.png"))))
     else:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _paired import paired_difference
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torchvision.ops import box_convert, box_iou
@@ -29,6 +31,7 @@ from implantdet.taxonomy import SYSTEM, THIRDS
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/Base-tiny.yaml"
 SCRIPT = "train_net.py"
+_DETECTING = threading.Lock()  # one at a time: registered datasets and loggers are global
 HEAD = ("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True")
 # For seconds on a CPU: shows that the script runs, and nothing else.
 SMOKE = (
@@ -76,7 +79,9 @@ def train(run: Path, data: Path, options: Iterable[object], config: str = CONFIG
 def detect(run: Path, data: Path, part: str) -> list[dict[str, Any]]:
     """What a trained model finds in a part (``val_fold0``, ``test``) of a dataset folder, in COCO's results format."""
     found = run / part / "coco_instances_results.json"
-    if not found.exists():
+    with _DETECTING:
+        if found.exists():
+            return detections(found.parent)
         cfg = get_cfg()
         add_implantdet_config(cfg)
         cfg.merge_from_file(str(run / "config.yaml"))
@@ -143,6 +148,16 @@ def metrics(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, flo
         f"{name}_{metric}": float(np.nanmean([per_class[category["name"]][metric] for category in group]))
         for name, group in groups.items()
         for metric in ("AP", "AP50")
+    }
+
+
+def paired_differences(
+    after: dict[int, dict[str, float]], before: dict[int, dict[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """``paired_difference`` over the seeds, for each metric."""
+    return {
+        key: paired_difference(*({seed: metrics[key] for seed, metrics in side.items()} for side in (after, before)))
+        for key in next(iter(after.values()))
     }
 
 
