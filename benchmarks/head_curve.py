@@ -5,8 +5,8 @@
     python benchmarks/head_curve.py --smoke
 
 The final detector is trained on all training images of fold 0 for F image passes. The curve has growing subsets of
-them, each for the same P image passes and with every seed. All are evaluated on the test set. The options are those of
-the best setting of head_ablation.py. Pictures of the images on which the final detector fails worst go to WORK/worst.
+them, each for the same P image passes and with every seed. All are evaluated on the test set. The config has the best
+setting of head_ablation.py. Pictures of the images on which the final detector fails worst go to WORK/worst.
 An interrupted run goes on when it is started again with the same --work.
 """
 
@@ -173,13 +173,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("output/head_curve"), help="data, runs and pictures")
     parser.add_argument("--images", type=int, default=5572, help="size of the phantom")
     parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000], help="subsets; the whole set comes last")
-    parser.add_argument("--final-passes", type=int, default=40000, help="images that the final detector sees")
-    parser.add_argument("--passes", type=int, default=5000, help="images that each training of the curve sees")
+    parser.add_argument("--final-passes", type=int, default=36000, help="images that the final detector sees")
+    parser.add_argument("--passes", type=int, default=4000, help="images that each training of the curve sees")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the curve; the final has the first")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
-    parser.add_argument("--config", default=runs.CONFIG)
+    parser.add_argument("--config", default="configs/idd_tiny.yaml")
     parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of the best setting")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of all trainings")
     arguments = parser.parse_args()
     if arguments.smoke:
         with tempfile.TemporaryDirectory() as folder:

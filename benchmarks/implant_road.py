@@ -8,7 +8,7 @@ and that of systems alone (table 3), calibrate on the validation fold, and evalu
 after the second stage (table 5). Then implants of makers that no training saw are shown to the first detector of parts:
 how well does `fit` tell them from known ones, if the list of product lines does not have them either?
 
---size tiny (ViT-Ti, 224 px) is for CPUs; base (ViT-B, 416 px) takes the configs as they are. What is finished in --work
+--size tiny (configs/idd_tiny.yaml) is for CPUs; base (ViT-B, 416 px) takes the configs as they are. What is finished in --work
 is not trained again, and what was interrupted goes on.
 """
 
@@ -55,10 +55,9 @@ PRETRAIN: dict[str, Options] = {
         *("SOLVER.AMP.ENABLED", False),
     ),
 }
-_TINY = ("MODEL.VIT.IMG_SIZE", 224, "INPUT.MIN_SIZE_TRAIN", "(224,)", "INPUT.MIN_SIZE_TEST", 224)
 DETECT: dict[str, tuple[str, Options]] = {
     "base": ("configs/idd_{init}.yaml", ()),
-    "tiny": (runs.CONFIG, (*_TINY, "TEST.DETECTIONS_PER_IMAGE", 300)),
+    "tiny": ("configs/idd_tiny.yaml", ()),
     "smoke": (runs.CONFIG, runs.SMOKE),
 }
 
@@ -97,7 +96,7 @@ def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: i
     weights = pretrained(args, data, init, seed)
     suffix = "_systems" if kind == "systems" else ""
     of_kind = (*of_dataset(data, "val_fold0", suffix=suffix), *options, *runs.HEAD, "MODEL.MASK_ON", False)
-    length = lengths(args.epochs, args.epochs / 20, 1)
+    length = lengths(args.epochs, args.epochs / 12, 1)
     run = args.work / f"{kind}_{init}_seed{seed}"
     runs.train_net(run, config, (*of_kind, *length, *weights, *args.options, "SEED", seed), "--resume")
     folder = run / f"{data.name}_test"  # the training of parts ends there
