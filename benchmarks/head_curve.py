@@ -108,6 +108,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     data = runs.make_phantom(arguments.work / "phantom", arguments.images)
     num_train = sum(len(fold) for fold in load_folds(data)["folds"][1:])
     sizes = [size for size in arguments.sizes if size < num_train] + [num_train]
+    smaller = {size: subset(data, arguments.work / f"train_{size}", num_train=size) for size in sizes}
     truth = runs.ground_truth(data, "test")
 
     def training(name: str, size: int, passes: int, seed: int) -> Path:
@@ -117,12 +118,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             *("TEST.DETECTIONS_PER_IMAGE", 300, "SEED", seed),
         )
         options = (*lengths, *runs.HEAD, *arguments.options)
-        run = runs.train(arguments.work / name, smaller(size), options, arguments.config)
-        runs.detect(run, smaller(size), "test")
+        run = runs.train(arguments.work / name, smaller[size], options, arguments.config)
+        runs.detect(run, smaller[size], "test")
         return run
-
-    def smaller(size: int) -> Path:
-        return subset(data, arguments.work / f"train_{size}", num_train=size)
 
     def evaluated(run: Path) -> dict[str, Any]:
         found = runs.detections(run / "test")

@@ -8,8 +8,8 @@ and that of systems alone (table 3), calibrate on the validation fold, and evalu
 after the second stage (table 5). Then implants of makers that no training saw are shown to the first detector of parts:
 how well does `fit` tell them from known ones, if the list of product lines does not have them either?
 
---size tiny (configs/idd_tiny.yaml) is for CPUs; base (ViT-B, 416 px) takes the configs as they are. What is finished in --work
-is not trained again, and what was interrupted goes on.
+--size tiny (configs/idd_tiny.yaml) is for CPUs; base (ViT-B, 416 px) takes the configs as they are. What is finished in
+--work is not trained again, and what was interrupted goes on.
 """
 
 from __future__ import annotations
