@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
+from implantdet.engine.pretrainer import trainer_class
 from implantdet.engine.setup import complete_from_data
 
 # The same examples on every machine: a red test can be repeated.
@@ -113,6 +114,22 @@ def tiny_cfg(idd_root, tmp_path):
         return cfg
 
     return build
+
+
+@pytest.fixture
+def untrained():
+    """A function that builds a trainer, whose writers are closed although it is never trained."""
+    trainers = []
+
+    def build(cfg):
+        trainers.append(trainer_class(cfg)(cfg))
+        return trainers[-1]
+
+    yield build
+    for trainer in trainers:
+        for hook in trainer._hooks:
+            for writer in getattr(hook, "_writers", ()):
+                writer.close()
 
 
 def tiny_dataset(root):

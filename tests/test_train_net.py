@@ -9,7 +9,12 @@ import time
 import pytest
 import torch
 from conftest import REPOSITORY, tiny_dataset
+from detectron2.config import get_cfg
+from detectron2.utils.events import EventStorage
 
+from implantdet.config import add_implantdet_config
+from implantdet.data.register import register_idd
+from implantdet.engine.loader import seed_everything
 from implantdet.engine.trainer import Trainer
 
 TWO_EPOCHS = ("SOLVER.MAX_EPOCHS", "2.0", "SOLVER.EVAL_EPOCHS", "1.0")  # six iterations
@@ -102,6 +107,42 @@ def test_two_processes_train_and_evaluate_like_one(idd_root, tiny_cfg, tmp_path)
     Trainer.evaluate(tiny_cfg(*options, *weights))
     assert (read(one / "results.json"), read(one / "coco_instances_results.json")) == expected
     assert len(expected[1]) > 20
+
+
+def test_two_processes_pretrain_each_with_its_own_masks(idd_root, untrained, tmp_path):
+    """After one step, the moments of AdamW hold the mean of what each process finds under its own seed."""
+    options = [*map(str, tiny_dataset(idd_root)), "DATASETS.TEST", "()", "SOLVER.IMS_PER_BATCH", "2"]
+    options += ["SOLVER.MAX_EPOCHS", "0.1", "SOLVER.CLIP_GRADIENTS.ENABLED", "False", "MODEL.MIM.EMA_DECAY", "0.5"]
+    run(*options, "OUTPUT_DIR", tmp_path / "two", config="pretrain_mde_smoke", processes=2)
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.merge_from_file(str(REPOSITORY / "configs/pretrain_mde_smoke.yaml"))
+    cfg.merge_from_list([*options, "OUTPUT_DIR", str(tmp_path / "one")])
+    (tmp_path / "one").mkdir()
+    register_idd(idd_root, cfg.DATASETS.NAME)
+    trainer = untrained(cfg)
+    assert trainer.max_iter == 1
+    trainer.before_train()
+    model = trainer.checkpointer.model
+    losses = []
+    with EventStorage():
+        for rank, image in enumerate(next(iter(trainer.data_loader))):
+            seed_everything(cfg.SEED, 0, rank, 1)
+            losses.append(sum(model([image]).values()) / 2)
+    sum(losses).backward()
+    assert losses[0] != losses[1]
+    found = checkpoint(tmp_path / "two")["trainer"]["_trainer"]["optimizer"]["state"]
+    parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    beta = trainer.optimizer.param_groups[0]["betas"][0]
+    assert len(found) == len(parameters) > 20
+    for index, parameter in enumerate(parameters):
+        torch.testing.assert_close(found[index]["exp_avg"] / (1 - beta), parameter.grad, rtol=1e-3, atol=1e-5)
+    # The teacher follows the step that all processes took together.
+    weights = checkpoint(tmp_path / "two")["model"]
+    for name in ("blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.weight"):
+        before = model.encoder.state_dict()[name]
+        after = weights[f"backbone.net.{name}"]
+        torch.testing.assert_close(weights[f"target.teacher.{name}"], (before + after) / 2, rtol=0, atol=1e-6)
 
 
 def test_a_folder_of_radiographs_is_pretrained_on(idd_root, tmp_path):

@@ -54,22 +54,6 @@ def train(cfg, resume=False, interrupt_at=None):
     return trainer
 
 
-@pytest.fixture
-def untrained():
-    """A function that builds a trainer, whose writers are closed although it is never trained."""
-    trainers = []
-
-    def build(cfg):
-        trainers.append(trainer_class(cfg)(cfg))
-        return trainers[-1]
-
-    yield build
-    for trainer in trainers:
-        for hook in trainer._hooks:
-            for writer in getattr(hook, "_writers", ()):
-                writer.close()
-
-
 def checkpoint(cfg, name="model_final"):
     return torch.load(Path(cfg.OUTPUT_DIR) / f"{name}.pth", weights_only=True)
 
