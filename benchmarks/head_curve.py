@@ -117,7 +117,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             *("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12, "SOLVER.EVAL_EPOCHS", epochs / 8),
             *("TEST.DETECTIONS_PER_IMAGE", 300, "SEED", seed),
         )
-        options = (*lengths, *runs.HEAD, *arguments.options)
+        options = (*lengths, *arguments.options)
         run = runs.train(arguments.work / name, smaller[size], options, arguments.config)
         runs.detect(run, smaller[size], "test")
         return run
@@ -157,7 +157,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "num_images": arguments.images,
         "config": arguments.config,
-        "options": [*runs.HEAD, *arguments.options],
+        "options": arguments.options,
         "final": {"num_train": num_train, "image_passes": arguments.final_passes, **best},
         "worst_image_ids": worst,
         "image_passes": arguments.passes,

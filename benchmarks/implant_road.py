@@ -9,12 +9,14 @@ after the second stage (table 5). Then implants of makers that no training saw a
 how well does `fit` tell them from known ones, if the list of product lines does not have them either?
 
 --size tiny (configs/idd_tiny.yaml) is for CPUs; base (ViT-B, 416 px) takes the configs as they are. What is finished in
---work is not trained again, and what was interrupted goes on.
+--work is not trained again, and what was interrupted goes on. A training whose results are under results/ already, of
+the same settings, is not run at all: so one machine can add seeds, or rows, to what another has measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ from typing import Any
 import head_runs as runs
 import numpy as np
 import torch
-from _record import write_result
+from _record import RESULTS, write_result
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from sklearn.metrics import roc_auc_score
@@ -203,27 +205,41 @@ def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, 
     }
 
 
+def settings_of(args: argparse.Namespace, init: str) -> dict[str, Any]:
+    """All that a training depends on beside its kind, init and seed."""
+    names = ("size", "images", "epochs", "options", *(() if INITS[init] is None else ("pretrain_epochs",)))
+    return {name: getattr(args, name) for name in names}
+
+
+def recorded(name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """A result file of these settings, if there is one."""
+    path = RESULTS / f"{name}.json"
+    found = read(path) if path.is_file() else {}
+    return found if found.get("settings") == settings else None
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate what is missing, then tell."""
     data = runs.make_phantom(args.work / "phantom", args.images)
     told: dict[str, Any] = {"systems": {}, "parts": {}}
-    first: Path | None = None
-    for seed in args.seeds:
-        for kind in args.kinds:
-            for init in args.inits:
-                run, results = detector(args, data, kind, init, seed)
-                told[kind].setdefault(init, {})[seed] = tables(kind, results)
-                if not args.smoke:  # so that every cell of a table leads to the file that it is from
-                    write_result(f"implant_road_{run.name}", results)
-                # The last init of the first seed is the road that the configs describe.
-                first = run if kind == "parts" and seed == args.seeds[0] else first
-    settings = {key: value for key, value in vars(args).items() if key not in ("work", "smoke")}
+    for seed, kind, init in itertools.product(args.seeds, args.kinds, args.inits):
+        name, settings = f"implant_road_{kind}_{init}_seed{seed}", settings_of(args, init)
+        results = None if args.smoke else recorded(name, settings)
+        if results is None:
+            run, results = detector(args, data, kind, init, seed)
+            # The last init of the first seed is the road that the configs describe.
+            if (kind, init, seed) == ("parts", args.inits[-1], args.seeds[0]):
+                results["unseen_makers"] = unseen_makers(args, data, run)
+            if not args.smoke:  # so that every cell of a table leads to the file that it is from
+                write_result(name, results | {"settings": settings})
+        told[kind].setdefault(init, {})[seed] = tables(kind, results)
+        if "unseen_makers" in results:
+            told |= {"unseen_makers": results["unseen_makers"], "unseen_makers_detector": name}
     return {
-        "settings": settings,
-        "table_3_systems_alone": told["systems"],
-        "table_4_with_design_labels": told["parts"],
-        "unseen_makers": unseen_makers(args, data, first) if first else None,
-        "unseen_makers_detector": first.name if first else None,
+        "settings": {key: value for key, value in vars(args).items() if key not in ("work", "smoke")},
+        "table_3_systems_alone": told.pop("systems"),
+        "table_4_with_design_labels": told.pop("parts"),
+        **told,
     }
 
 

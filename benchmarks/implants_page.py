@@ -79,7 +79,7 @@ def road_sections() -> list[list[str]]:
     result = read("implant_road")
     settings = result["settings"]
     alone, parts = result["table_3_systems_alone"], result["table_4_with_design_labels"]
-    scale = "ViT-Ti at 224 px" if settings["size"] == "tiny" else "ViT-B at 416 px"
+    scale = "`configs/idd_tiny.yaml`" if settings["size"] == "tiny" else "`configs/idd_<init>.yaml`"
     seeds = ", ".join(map(str, settings["seeds"]))
     intro = [
         "## The full road: tables 3, 4 and 5 of the paper",
@@ -188,7 +188,7 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
         "\\* of found implants with a score from 0.5 on: the share of a system's that are named so, and the mean of "
         "these shares.",
     ]
-    unseen = result["unseen_makers"]
+    unseen = result.get("unseen_makers")
     if unseen:
         paragraphs.append(
             "Implants of makers that neither the training nor the list of product lines knows (preset unseen, "

@@ -8,7 +8,8 @@ DIR: dataset folders with folds (datasets/README.md). For every dataset, fold an
 of the fold, probe the features on its validation images, fine-tune on the labels (all, or a share of the patients), and
 validate. What is finished in OUT is skipped, and what was interrupted goes on from its last checkpoint: so
 --minutes 60, again and again, gets there too. What is finished is written to ``results/<--name>.json``: every run,
-means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed).
+means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed). Runs that are in that file
+already, of the same lengths and size, are taken from it: so one machine can add seeds to what another has measured.
 
 --size tiny (ViT-Ti) is for CPUs: it pre-trains on crops of 128 px, and probes and fine-tunes at 224 px; base (ViT-B,
 416 px) takes the configs as they are. --smoke proves that the script runs.
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _paired import paired_difference
-from _record import write_result
+from _record import RESULTS, write_result
 
 from implantdet.data.idd import load_folds, load_idd, write_json
 
@@ -89,6 +90,9 @@ class Variant(NamedTuple):
     name: str
     config: str
     options: tuple[object, ...]
+
+
+RunKey = tuple[str, str, int, int, float]  # dataset, init, fold, seed, share of labels (0: probes)
 
 
 class OutOfTimeError(Exception):
@@ -153,6 +157,20 @@ def few_labels(data: Path, out: Path, fold: int, share: float, seed: int) -> Pat
     write_json(folder / "annotations.json", content)
     write_json(folder / "folds.json", folds | {"folds": reduced})
     return folder
+
+
+def key_of(record: dict[str, Any]) -> RunKey:
+    """What tells a run from the others."""
+    return record["dataset"], record["init"], record["fold"], record["seed"], record["labels"]
+
+
+def recorded(args: argparse.Namespace) -> dict[RunKey, dict[str, Any]]:
+    """Runs of the result file, if it is of the same lengths and size."""
+    found = read_json(RESULTS / f"{args.name}.json")
+    settings = found.get("settings", {})
+    if any(settings.get(name) != getattr(args, name) for name in ("size", "epochs", "finetune_epochs")):
+        return {}
+    return {key_of(record): record for record in found["runs"]}
 
 
 def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, fold: int, seed: int) -> Iterator[dict]:
@@ -299,15 +317,19 @@ def main() -> None:
     """Run what there is time for, and write what is finished."""
     args = parse()
     runs = Runs(time.monotonic() + 60 * args.minutes)
+    known = {} if args.smoke else recorded(args)
     records: list[dict[str, Any]] = []
     is_complete = True
     # Seeds and folds outermost: an unfinished comparison has all inits of the pairs that are done.
     for seed, fold, data, variant in itertools.product(args.seeds, args.folds, args.data, variants(args)):
+        keys = [(data.resolve().name, variant.name, fold, seed, share) for share in (0.0, *args.labels)]
+        if known.keys() >= set(keys):
+            records.extend(known[key] for key in keys)
+            continue
         try:
             records.extend(run_one(runs, args, data.resolve(), variant, fold, seed))
         except OutOfTimeError:
-            is_complete = False
-            break
+            is_complete = False  # later ones may be recorded already
     settings = {key: [str(x) for x in value] if key == "data" else value for key, value in vars(args).items()}
     settings |= {"out": str(args.out), "minutes": None if math.isinf(args.minutes) else args.minutes}
     write_result(
