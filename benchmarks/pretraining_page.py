@@ -1,13 +1,18 @@
-"""Write pretraining.md: speed of a step, variants of MDE's default, and what a pre-training is worth.
+"""Write pretraining.md: speed of a step, variants of MDE's default, what a pre-training is worth, tables and figures.
 
 python benchmarks/pretraining_page.py
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from _page import RESULTS, read, source, table, write_page
+from matplotlib.figure import Figure
 
 SIDES = {
     "transformers": "transformers' ViTMAEForPreTraining (8 decoder blocks of 512)",
@@ -71,11 +76,13 @@ def cell(of_init: dict[str, float] | None) -> str:
     return f"{of_init['mean']:.1f}" + (f" ± {of_init['sd']:.1f}" if "sd" in of_init else "")
 
 
-def summary_table(summary: list[dict[str, Any]], labels: float, names: list[str]) -> str:
+def summary_table(
+    summary: list[dict[str, Any]], labels: float, names: list[str], titles: Mapping[str, str] = INITS
+) -> str:
     """Inits down, metrics across."""
     metrics = {row["metric"]: row for row in summary if row["labels"] == labels and row["metric"] in METRICS}
     keys = [key for key in METRICS if key in metrics]
-    rows = [[INITS.get(name, name), *(cell(metrics[key]["inits"].get(name)) for key in keys)] for name in names]
+    rows = [[titles.get(name, name), *(cell(metrics[key]["inits"].get(name)) for key in keys)] for name in names]
     return table(rows, ["init", *(METRICS[key] for key in keys)])
 
 
@@ -124,15 +131,75 @@ def comparison_section(name: str, title: str) -> list[str]:
         paragraphs += [what, summary_table(result["summary"], labels, initials(result))]
         if len(settings["seeds"]) > 1:
             paragraphs.append(differences_table(result["summary"], labels))
+    if draw_curve(result["summary"], RESULTS / f"{name}.png"):
+        paragraphs.append(f"![AP against the share of labels](results/{name}.png)")
     return [*paragraphs, source(result, name)]
+
+
+def draw_curve(summary: list[dict[str, Any]], path: Path) -> bool:
+    """AP against the share of labels, mean and deviation of every init; False without two shares."""
+    rows = sorted((row for row in summary if row["metric"] == "AP" and row["labels"]), key=itemgetter("labels"))
+    if len(rows) < 2:
+        return False
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name in rows[-1]["inits"]:
+        points = [(100 * row["labels"], row["inits"][name]) for row in rows if name in row["inits"]]
+        shares, of_init = zip(*points, strict=True)
+        means, deviations = [each["mean"] for each in of_init], [each.get("sd", 0.0) for each in of_init]
+        axes.errorbar(shares, means, deviations, marker="o", capsize=3, label=INITS.get(name, name))
+    axes.set(xscale="log", xlabel="share of the labels, percent", ylabel="AP")
+    axes.set_xticks([100 * row["labels"] for row in rows], [f"{100 * row['labels']:g}" for row in rows])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def ratio_section() -> list[str]:
+    """Mask ratios and lengths: the paper's table 6."""
+    result = read("mim_ratios")
+    settings = result["settings"]
+    # Variants are named mde_<percent>_<epochs>.
+    names = {
+        f"mde_{100 * ratio:g}_{epochs:g}": f"{100 * ratio:g} %, {epochs:g} epochs"
+        for ratio in settings["ratios"]
+        for epochs in settings["epochs"]
+    }
+    paragraphs = [
+        "## How much to mask, and how long (the paper's table 6)",
+        f"MDE, our default but for the mask ratio and the length; seeds {', '.join(map(str, settings['seeds']))}.",
+    ]
+    for labels in sorted({row["labels"] for row in result["summary"]}):
+        what = f"Fine-tuned on {100 * labels:.0f} % of the labels:" if labels else "Before fine-tuning:"
+        paragraphs += [what, summary_table(result["summary"], labels, list(names), names)]
+    return [*paragraphs, source(result, "mim_ratios")]
+
+
+def figure_section() -> list[str]:
+    """The paper's figure 4."""
+    result = read("mim_figure4")
+    return [
+        "## What they see behind the mask (the paper's figure 4)",
+        f"{100 * result['mask_ratio']:.0f} % masked, the same masks for both. PSNR of the masked patches on "
+        f"{result['images']} images: MAE {result['MAE_psnr_db']:.1f} dB, MDE {result['MDE_psnr_db']:.1f} dB. MDE "
+        "predicts embeddings; its pixels are for the eye.",
+        "![Original, masked, MAE and MDE](results/mim_figure4.png)",
+        source(result, "mim_figure4"),
+    ]
 
 
 def main() -> None:
     """Write the page from the results that are there; sections whose benchmark was not run yet are left out."""
-    sections = [speed_section()]
-    if (RESULTS / "mim_targets.json").is_file():
-        sections.append(choice_section())
-    sections += [comparison_section(*item) for item in COMPARISONS.items() if (RESULTS / f"{item[0]}.json").is_file()]
+    builders = {
+        "mim_speed": speed_section,
+        "mim_targets": choice_section,
+        **{name: partial(comparison_section, name, title) for name, title in COMPARISONS.items()},
+        "mim_ratios": ratio_section,
+        "mim_figure4": figure_section,
+    }
+    sections = [build() for name, build in builders.items() if (RESULTS / f"{name}.json").is_file()]
     write_page("pretraining", "Pre-training without labels, measured", sections)
 
 
