@@ -11,8 +11,8 @@ validate. What is finished in OUT is skipped, and what was interrupted goes on f
 means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed). Runs that are in that file
 already, of the same lengths and size, are taken from it: so one machine can add seeds to what another has measured.
 
---size tiny (ViT-Ti) is for CPUs: it pre-trains on crops of 128 px, and probes and fine-tunes at 224 px; base (ViT-B,
-416 px) takes the configs as they are. --smoke proves that the script runs.
+--size tiny (ViT-Ti) is for CPUs: it pre-trains on crops of 128 px, probes at 224 px, and fine-tunes at 224 px or by
+configs/idd_tiny.yaml, for parts; base (ViT-B, 416 px) takes the configs as they are. --smoke proves that the script runs.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _PARTS = (
 # For datasets of findings, and of design parts: several of them on one box.
 FINETUNE: dict[str, dict[bool, tuple[str, tuple[object, ...]]]] = {
     "base": {False: ("configs/Base-ViT-SFP.yaml", ()), True: ("configs/idd_random.yaml", ())},
-    "tiny": {False: ("configs/opg_vit_tiny.yaml", _TINY), True: ("configs/Base-tiny.yaml", (*_TINY, *_PARTS))},
+    "tiny": {False: ("configs/opg_vit_tiny.yaml", _TINY), True: ("configs/idd_tiny.yaml", ())},
     "smoke": {
         kind: ("configs/opg_smoke.yaml", ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.005, *options))
         for kind, options in ((False, ()), (True, _PARTS))
