@@ -11,8 +11,9 @@ validate. What is finished in OUT is skipped, and what was interrupted goes on f
 means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed). Runs that are in that file
 already, of the same lengths and size, are taken from it: so one machine can add seeds to what another has measured.
 
---size tiny (ViT-Ti) is for CPUs: it pre-trains on crops of 128 px, probes at 224 px, and fine-tunes at 224 px or by
-configs/idd_tiny.yaml, for parts; base (ViT-B, 416 px) takes the configs as they are. --smoke proves that the script runs.
+--size tiny (ViT-Ti) is for CPUs: it pre-trains on crops of 128 px, probes at 224 px, and fine-tunes at 224 px or, for
+parts, by configs/idd_tiny.yaml; base (ViT-B, 416 px) takes the configs as they are. --smoke proves that the script
+runs.
 """
 
 from __future__ import annotations
