@@ -33,6 +33,7 @@ setup(
         "numpy",
         "opencv-python-headless",
         "scikit-learn",
+        "shapely",
         "scipy",
         "matplotlib>=3.10",
         "pillow",

@@ -57,14 +57,17 @@ def test_it_is_for_grey_images_and_names_a_dataset(cfg):
     assert cfg.SEED >= 0  # reproducible unless somebody asks for something else
 
 
-def test_the_options_of_the_readme_can_be_given():
-    """Row by row, to the config that the README trains."""
+@pytest.mark.parametrize("name", ["idd_random", "idd_tiny"])
+def test_the_options_of_the_readme_can_be_given(name):
+    """Row by row, to the configs that the README trains."""
     rows = re.findall(r"^\| [^`].* \| `([A-Z].*)` \|$", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.M)
     assert len(rows) >= 6
     for row in rows:
         cfg = get_cfg()
         add_implantdet_config(cfg)
-        cfg.merge_from_file(str(REPOSITORY / "configs/idd_random.yaml"))
+        cfg.merge_from_file(str(REPOSITORY / f"configs/{name}.yaml"))
+        assert (cfg.INPUT.MASK_FORMAT, len(cfg.TEST.AUG.MIN_SIZES), cfg.TEST.AUG.ROT90) == ("bitmask", 3, True)
+        assert cfg.INPUT.MIN_SIZE_TEST in cfg.TEST.AUG.MIN_SIZES
         before = cfg.clone()
         cfg.merge_from_list(row.replace("`, `", " ").split())
         check_part_head(cfg)

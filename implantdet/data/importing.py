@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,7 +126,13 @@ def detect_format(src: Path) -> str:
             return "coco"
     if any(path.name in ("data.yaml", "labels", "classes.txt", "obj.names") for path in src.rglob("*")):
         return "yolo"
-    raise unreadable or DataError(f"{src}: format not recognised; name it with --format ({', '.join(READERS)})")
+    suffixes = Counter(path.suffix or path.name for path in src.rglob("*") if path.is_file())
+    found = ", ".join(f"{number} {suffix}" for suffix, number in suffixes.most_common(5)) or "no files"
+    raise unreadable or DataError(
+        f"{src}: format not recognised; found {found}, expected images with annotations in a .json (COCO or labelme) "
+        "or in .txt files with class names (YOLO). If they are there, name their format: "
+        f"--format ({', '.join(READERS)})"
+    )
 
 
 def _rename(source: Source, names: Mapping[str, str]) -> None:

@@ -56,10 +56,19 @@ def register_idd(root: str | Path, name: str = "idd") -> list[str]:
 
 
 def image_ids(folds: dict[str, Any], part: str) -> set[int]:
-    """Ids of the images in ``test``, ``val_fold<k>`` or ``train_fold<k>``."""
+    """Ids of the images in ``test``, ``val_fold<k>`` or ``train_fold<k>``.
+
+    Raises:
+        DataError: there is no such part.
+    """
     if part == "test":
         return set(folds["test"])
-    kind, k = part.split("_fold")
+    kind, _, k = part.partition("_fold")
+    if kind not in ("train", "val") or k not in map(str, range(NUM_FOLDS)):
+        last = NUM_FOLDS - 1
+        raise DataError(
+            f"part {part!r}: expected test, val_fold0 to val_fold{last}, or train_fold0 to train_fold{last}"
+        )
     chosen = [ids for index, ids in enumerate(folds["folds"]) if (index == int(k)) == (kind == "val")]
     return {image_id for ids in chosen for image_id in ids}
 

@@ -206,8 +206,8 @@ class Trainer(DefaultTrainer):
                 f"the last checkpoint in OUTPUT_DIR (found MODEL.WEIGHTS '{cfg.MODEL.WEIGHTS}' and OUTPUT_DIR "
                 f"'{cfg.OUTPUT_DIR}')"
             )
-        assembler = load_assembler(cfg, path)
         checkpointer.load(path)
+        assembler = load_assembler(cfg, path)
         detector = cls.build_detector(cfg, model)
         return cls.test(cfg, detector) if assembler is None else cls.test_implants(cfg, detector, assembler)
 

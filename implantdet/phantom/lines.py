@@ -88,9 +88,17 @@ def load_lines(path: str | Path, taxonomy: Taxonomy | None = None) -> tuple[Prod
 
     Raises:
         ValueError: a field is missing, unknown, unmarked or outside its range; the message names file, line and field.
+            Or the file is missing, or no YAML.
     """
     taxonomy = taxonomy or default_taxonomy()
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path}: no such file of product lines; start from a copy of {Path(__file__).with_name('lines.yaml')}"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: expected YAML; {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("lines"), list) or not content["lines"]:
         raise ValueError(f"{path}: expected a non-empty list under the key 'lines'")
     lines = tuple(_line(f"{path}: lines[{index}]", entry, taxonomy) for index, entry in enumerate(content["lines"]))

@@ -152,6 +152,21 @@ def test_detectron2s_crop_still_goes_first(record):
     assert RadiographMapper(cfg, True)(record)["image"].shape == (1, 48, 48)
 
 
+@pytest.mark.parametrize(("encode", "seed"), [(polygon, 0), (polygon, 1), (run_length, 0), (run_length, 1)])
+def test_masks_are_cropped_with_their_boxes(record, encode, seed):
+    for annotation, box in zip(record["annotations"], BOXES, strict=True):
+        annotation["segmentation"] = encode(box)
+    crop = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "relative", "INPUT__CROP__SIZE": [0.7, 0.7]}
+    mapper = RadiographMapper(config(MODEL__MASK_ON=True, INPUT__MASK_FORMAT="bitmask", **crop), True)
+    np.random.seed(seed)
+    instances = mapper(record)["instances"]
+    assert len(instances) > 0
+    for box, mask in zip(instances.gt_boxes.tensor.round().int().tolist(), instances.gt_masks.tensor, strict=True):
+        x0, y0, x1, y1 = box
+        assert mask[y0:y1, x0:x1].all()
+        assert mask.sum() == (x1 - x0) * (y1 - y0)
+
+
 def test_an_image_of_another_size_is_an_error(record):
     record["width"] += 1
     with pytest.raises(ValueError, match="Mismatched image shape"):

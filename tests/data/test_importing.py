@@ -163,7 +163,10 @@ def test_unrecognised_sources(tmp_path):
     with pytest.raises(DataError, match="there is no such folder"):
         import_dataset(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "src").mkdir()
-    with pytest.raises(DataError, match="format not recognised"):
+    with pytest.raises(DataError, match="format not recognised; found no files, expected images with annotations"):
+        import_dataset(tmp_path / "src", tmp_path / "out")
+    write_image(tmp_path / "src/a.png", 1)
+    with pytest.raises(DataError, match=r"format not recognised; found 1 \.png, expected"):
         import_dataset(tmp_path / "src", tmp_path / "out")
     (tmp_path / "src" / "x.json").write_text("{")
     with pytest.raises(DataError, match=r"x\.json: not a JSON file"):

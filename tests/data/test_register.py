@@ -10,7 +10,7 @@ from pycocotools import mask as mask_utils
 
 from implantdet.data.idd import save_idd, write_json
 from implantdet.data.problems import DataError
-from implantdet.data.register import register_idd
+from implantdet.data.register import image_ids, register_idd
 
 NUMBERS = count()
 
@@ -158,3 +158,9 @@ def test_run_lengths_come_out_as_detectron2_decodes_them(root, name):
     np.testing.assert_array_equal(np.flatnonzero(mask.ravel(order="F")), np.arange(100, 150))
     assert "segmentation" not in record["annotations"][1]
     assert json.loads((root / "annotations.json").read_text())["annotations"][0]["segmentation"] == runs
+
+
+@pytest.mark.parametrize("part", ["tset", "val_fold9", "val_fold", "fold0", "test_fold0", "val_fold-1"])
+def test_parts_that_do_not_exist(part):
+    with pytest.raises(DataError, match=rf"part '{part}': expected test, val_fold0 to val_fold3, or train_fold0"):
+        image_ids({"test": [1], "folds": [[2], [3], [4], [5]]}, part)

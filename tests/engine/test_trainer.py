@@ -217,5 +217,7 @@ def test_a_batch_that_cannot_be_split_is_an_error(tiny_cfg):
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_evaluating_nothing_is_an_error(tiny_cfg, resume):
+    with pytest.raises(FileNotFoundError, match=r"nope/model_final\.pth: no such file; MODEL\.WEIGHTS is"):
+        Trainer.evaluate(tiny_cfg("MODEL.WEIGHTS", "nope/model_final.pth"))
     with pytest.raises(ValueError, match=r"nothing to evaluate: give MODEL\.WEIGHTS"):
         Trainer.evaluate(tiny_cfg(), resume=resume)

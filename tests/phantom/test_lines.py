@@ -111,6 +111,16 @@ def test_no_lines(tmp_path):
         load_lines(tmp_path / "lines.yaml")
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"none\.yaml: no such file of product lines; start from a copy of .*lines\.yaml"
+    ):
+        load_lines(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("lines:\n  - name: A\n - name: B\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"bad\.yaml: expected YAML;"):
+        load_lines(tmp_path / "bad.yaml")
+
+
 def test_the_example_of_the_documentation_is_a_line(tmp_path):
     text = (Path(__file__).parents[2] / "datasets" / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
