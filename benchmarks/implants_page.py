@@ -79,7 +79,7 @@ def road_sections() -> list[list[str]]:
     result = read("implant_road")
     settings = result["settings"]
     alone, parts = result["table_3_systems_alone"], result["table_4_with_design_labels"]
-    scale = "`configs/idd_tiny.yaml`" if settings["size"] == "tiny" else "`configs/idd_<init>.yaml`"
+    scale = "ViT-Ti" if settings["size"] == "tiny" else "ViT-B at 416 px"
     seeds = ", ".join(map(str, settings["seeds"]))
     intro = [
         "## The full road: tables 3, 4 and 5 of the paper",
