@@ -92,7 +92,7 @@ def curve_section() -> list[str]:
     named = {f"{size} images": point for size, point in curve.items()}
     options = f" with `{' '.join(map(str, result['options']))}`" if result["options"] else ""
     return [
-        "## The best that two hours on two cores train",
+        "## The best that a CPU has trained",
         f"[`{result['config']}`](../{result['config']}){options}. All are evaluated on the test patients. The final "
         f"detector saw {final['image_passes']} crops out of {final['num_train']} radiographs, on one core; the curve "
         f"beside it has {result['image_passes']} crops for every size of the training set, {num_seeds} seeds, mean ± "
@@ -103,7 +103,9 @@ def curve_section() -> list[str]:
         table(difference_rows(named), ["", "metric", "difference", "95 % interval"]),
         f"The final detector by the size of the box, AP: {sizes}. Axes read rightly on thirds that were found, "
         f"percent: {axes}.",
-        "The images with the lowest AP50 (left: what is there; right: what was found with a score of 30 % or more):",
+        "### Where it fails",
+        "The images with the lowest AP50 of their own (left: what is there; right: what was found with a score of 30 % "
+        "or more):",
         "![The worst images](results/head_curve_worst.jpg)",
         source(result, "head_curve"),
     ]

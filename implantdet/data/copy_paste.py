@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.samplers import RepeatFactorTrainingSampler
-from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, pairwise_iou
 
 from implantdet.data.dataset_mapper import RadiographMapper
 
@@ -98,6 +98,7 @@ def add_copy_paste(cfg: CfgNode, mapper: Mapper, dataset_dicts: list[dict[str, A
     with_masks = cfg.clone()
     with_masks.defrost()
     with_masks.MODEL.MASK_ON, with_masks.INPUT.MASK_FORMAT = True, "bitmask"
+    with_masks.INPUT.CROP.ENABLED = False  # it would cut implants off
     source_mapper = RadiographMapper(with_masks, is_train=True)
     return CopyPaste(
         mapper,
@@ -110,7 +111,10 @@ def add_copy_paste(cfg: CfgNode, mapper: Mapper, dataset_dicts: list[dict[str, A
 
 
 def implants_of(dataset_dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One dataset dict per implant of which every annotation has a mask, with the annotations of this implant only."""
+    """One dataset dict per implant of which every annotation has a mask, with the annotations of this implant only.
+
+    Implants that the frame cuts off are left out: pasted, they would end where no frame is.
+    """
     implants = []
     for record in dataset_dicts:
         by_id: dict[int, list[dict[str, Any]]] = {}
@@ -121,8 +125,14 @@ def implants_of(dataset_dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
             record | {"annotations": annotations}
             for annotations in by_id.values()
             if all("segmentation" in annotation for annotation in annotations)
+            and not any(_touches_frame(annotation, record) for annotation in annotations)
         ]
     return implants
+
+
+def _touches_frame(annotation: dict[str, Any], record: dict[str, Any]) -> bool:
+    x0, y0, x1, y1 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    return min(x0, y0) < 1 or x1 > record["width"] - 1 or y1 > record["height"] - 1
 
 
 def paste(target: dict[str, Any], source: dict[str, Any], keep_masks: bool) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads, StandardROIHeads
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
 from detectron2.structures import Instances
 
 from implantdet.modeling.multi_label import CategoryTable, multi_label_targets
@@ -69,6 +69,10 @@ class _PartLabels(ROIHeads):
         self.soft_nms_sigma = soft_nms_sigma
         self.score_thresh = score_thresh
         self.topk_per_image = topk_per_image
+        if soft_nms_sigma > 0:  # which sees what the predictors' own NMS would drop
+            for predictor in self.modules():
+                if isinstance(predictor, FastRCNNOutputLayers):
+                    predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, _SOFT_NMS_CANDIDATES
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -89,13 +93,6 @@ class _PartLabels(ROIHeads):
             "score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
         }
-
-    @staticmethod
-    def _nms_arguments(cfg: CfgNode) -> dict[str, Any]:
-        """What the box predictor does about overlaps: its own NMS, or nothing if Soft-NMS follows."""
-        if cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA == 0:
-            return {}
-        return {"test_nms_thresh": 1.0, "test_topk_per_image": _SOFT_NMS_CANDIDATES}
 
     @cached_property
     def category_table(self) -> CategoryTable:
@@ -147,7 +144,7 @@ class ImplantROIHeads(_PartLabels, StandardROIHeads):
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         arguments = super()._init_box_head(cfg, input_shape)
         shape = arguments["box_head"].output_shape
-        return arguments | {"box_predictor": PartPredictor(cfg, shape, **cls._nms_arguments(cfg))}
+        return arguments | {"box_predictor": PartPredictor(cfg, shape)}
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -166,7 +163,7 @@ class CascadeImplantROIHeads(_PartLabels, CascadeROIHeads):
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         arguments = super()._init_box_head(cfg, input_shape)
         predictors = [
-            PartPredictor(cfg, head.output_shape, box2box_transform=stage.box2box_transform, **cls._nms_arguments(cfg))
+            PartPredictor(cfg, head.output_shape, box2box_transform=stage.box2box_transform)
             for head, stage in zip(arguments["box_heads"], arguments["box_predictors"], strict=True)
         ]
         return arguments | {"box_predictors": predictors}

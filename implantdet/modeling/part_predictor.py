@@ -42,7 +42,8 @@ class PartPredictor(FastRCNNOutputLayers):
         **kwargs: of ``FastRCNNOutputLayers``.
 
     Raises:
-        ValueError: a name is unknown, or boxes are to be regressed per category with a loss that knows no single one.
+        ValueError: a name is unknown, a number out of its range, class weights are given that are not read, or boxes
+            are to be regressed per category with a loss that knows no single one.
     """
 
     @configurable
@@ -66,6 +67,19 @@ class PartPredictor(FastRCNNOutputLayers):
                 f"MODEL.PART_HEAD.CLASS_WEIGHTING: found {class_weighting!r}, "
                 f"expected one of {', '.join(CLASS_WEIGHTINGS)}"
             )
+        if focal_gamma < 0 or focal_alpha > 1:
+            raise ValueError(
+                f"MODEL.PART_HEAD: found FOCAL_GAMMA {focal_gamma}, FOCAL_ALPHA {focal_alpha}; expected >= 0, <= 1"
+            )
+        if not 0 <= effective_number_beta < 1:
+            raise ValueError(
+                f"MODEL.PART_HEAD.EFFECTIVE_NUMBER_BETA: found {effective_number_beta}, expected a number in [0, 1)"
+            )
+        if given_class_weights and class_weighting != "given":
+            raise ValueError(
+                f"MODEL.PART_HEAD.CLASS_WEIGHTS are given, but CLASS_WEIGHTING {class_weighting!r} does not read them: "
+                "set MODEL.PART_HEAD.CLASS_WEIGHTING given"
+            )
         multi_label = loss != "cross_entropy"
         if multi_label and not kwargs.get("cls_agnostic_bbox_reg"):
             raise ValueError(
@@ -77,7 +91,9 @@ class PartPredictor(FastRCNNOutputLayers):
         self.elementwise = partial(F.binary_cross_entropy_with_logits, reduction="none")
         self.is_focal = loss == "focal"
         if self.is_focal:
-            self.elementwise = partial(sigmoid_focal_loss, alpha=focal_alpha, gamma=focal_gamma, reduction="none")
+            self.elementwise = partial(
+                sigmoid_focal_loss, alpha=focal_alpha if focal_alpha >= 0 else -1.0, gamma=focal_gamma, reduction="none"
+            )
         self.get_class_weights = partial(
             class_weights,
             class_weighting,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from implantdet.data.copy_paste import CopyPaste, add_copy_paste, implants_of, paste
 from implantdet.data.dataset_mapper import RadiographMapper
@@ -107,16 +107,27 @@ def test_the_inputs_are_not_changed():
 
 
 def test_implants_are_gathered_with_all_their_annotations():
-    mask = {"segmentation": [[0, 0, 1, 0, 1, 1]]}
+    mask = {"segmentation": [[5, 5, 9, 5, 9, 9]], "bbox": [5, 5, 4, 4], "bbox_mode": BoxMode.XYWH_ABS}
+    size = {"width": WIDTH, "height": HEIGHT}
     records = [
         {
             "image_id": 1,
+            **size,
             "annotations": [{"implant_id": 7, **mask}, {"implant_id": 8, **mask}, {"implant_id": 7, **mask}],
         },
-        {"image_id": 2, "annotations": [{"implant_id": 9, **mask}, {"implant_id": 9}, {**mask}]},
+        {"image_id": 2, **size, "annotations": [{"implant_id": 9, **mask}, {"implant_id": 9}, {**mask}]},
     ]
     found = implants_of(records)
     assert [(implant["image_id"], len(implant["annotations"])) for implant in found] == [(1, 2), (1, 1)]
+
+
+@pytest.mark.parametrize("box", [[0, 5, 4, 4], [5, 0.5, 4, 4], [WIDTH - 4, 5, 4, 4], [5, HEIGHT - 4.5, 4, 4]])
+def test_implants_that_the_frame_cuts_off_are_not_copied(box):
+    whole = {"implant_id": 1, "segmentation": [], "bbox": [5, 5, 4, 4], "bbox_mode": BoxMode.XYWH_ABS}
+    record = {"width": WIDTH, "height": HEIGHT, "annotations": [whole, whole | {"bbox": box}]}
+    assert implants_of([record]) == []
+    record["annotations"][1]["implant_id"] = 2
+    assert len(implants_of([record])) == 1
 
 
 def test_probability_and_share_of_the_sources():

@@ -142,6 +142,10 @@ def test_an_untrained_predictor_finds_little():
             "CLASS_WEIGHTING: found 'some', expected one of none, inverse_frequency",
         ),
         ({"cls_agnostic_bbox_reg": False}, "CLS_AGNOSTIC_BBOX_REG True"),
+        ({"focal_gamma": -1.0}, r"found FOCAL_GAMMA -1\.0, FOCAL_ALPHA 0\.25; expected >= 0, <= 1"),
+        ({"focal_alpha": 1.5}, r"FOCAL_ALPHA 1\.5; expected"),
+        ({"effective_number_beta": 1.0}, r"EFFECTIVE_NUMBER_BETA: found 1\.0, expected a number in \[0, 1\)"),
+        ({"given_class_weights": (9.0, 9.0, 9.0)}, "CLASS_WEIGHTING 'none' does not read them"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
