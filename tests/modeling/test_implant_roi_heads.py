@@ -121,6 +121,40 @@ def test_each_stage_of_the_cascade_labels_by_its_own_threshold():
     assert [stage[0].gt_labels.tolist() for stage in found] == [[[1, 1, 0]], [[1, 1, 0]], [[0, 0, 0]]]
 
 
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "ciou"])
+@pytest.mark.parametrize(
+    ("stock", "heads", "agnostic"),
+    [
+        ("StandardROIHeads", "ImplantROIHeads", True),
+        ("StandardROIHeads", "ImplantROIHeads", False),
+        ("CascadeROIHeads", "CascadeImplantROIHeads", True),
+    ],
+)
+def test_with_a_softmax_they_are_detectron2s_heads(stock, heads, agnostic, box_loss):
+    """Sampling, every stage, losses and detections, with one category on every box."""
+    options = ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", agnostic, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", box_loss)
+    options += ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    reference = tiny_heads(stock, *options)
+    ours = tiny_heads(heads, *options, "MODEL.PART_HEAD.LOSS", "cross_entropy")
+    ours.load_state_dict(reference.state_dict())
+    pyramid = features(2)
+    given = [proposals(TWICE, OTHER, [0.0, 0.0, 8.0, 8.0], [13.0, 9.0, 30.0, 48.0]), proposals(OTHER)]
+    annotations = [targets((0, TWICE), (2, OTHER)), targets((1, OTHER))]
+    losses, found = [], []
+    for module in (reference, ours):
+        torch.manual_seed(1)  # of the sampling
+        with EventStorage():
+            losses.append(module(None, pyramid, copy.deepcopy(given), annotations)[1])
+        with torch.no_grad():
+            found.append(module.eval()(None, pyramid, copy.deepcopy(given))[0])
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-6)
+    for mine, theirs in zip(found[1], found[0], strict=True):
+        assert len(mine) > 0
+        torch.testing.assert_close(mine.scores, theirs.scores, rtol=0, atol=1e-6)
+        torch.testing.assert_close(mine.pred_boxes.tensor, theirs.pred_boxes.tensor, rtol=0, atol=1e-4)
+        assert torch.equal(mine.pred_classes, theirs.pred_classes)
+
+
 @pytest.mark.parametrize("heads", HEADS)
 def test_soft_nms_keeps_what_nms_drops(heads):
     given = [proposals(TWICE, [13.0, 10.0, 28.0, 50.0], OTHER)]
