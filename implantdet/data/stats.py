@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from implantdet.taxonomy import COLOURS
+
 _COCO_SIZES = (32, 96)  # sides in pixels that part small, medium and large in COCO's AP by size
-_COLOURS = {"coronal": "#4477aa", "middle": "#228833", "apical": "#ccaa44", "system": "#aa3377"}
 _PLAIN = "#5b7083"
 _SHOWN_MEDIANS = (("width", 0), ("height", 0), ("aspect", 2))  # quantity and its digits on the screen
 
@@ -113,7 +115,8 @@ def plot_stats(content: dict[str, Any], stats: dict[str, Any], path: Path) -> No
 
 
 def _colours(classes: list[dict[str, Any]]) -> list[str]:
-    return [_COLOURS.get(entry["supercategory"], _PLAIN) for entry in classes]
+    palette = {key: to_hex((red / 255, green / 255, blue / 255)) for key, (red, green, blue) in COLOURS.items()}
+    return [palette.get(entry["supercategory"], _PLAIN) for entry in classes]
 
 
 def _label_classes(axis: Axes, classes: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from implantdet.report.overlay import (
     COLUMN,
+    LINE,
     OTHER_COLOUR,
     TEXT,
     Note,
@@ -40,7 +41,8 @@ def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: 
     panel, scale = open_panel(image, title)
     thirds = [(third, COLOURS[third]) for third in THIRDS]
     write_key(panel, [*thirds, ("whole implant", COLOURS[SYSTEM]), ("axis", OTHER_COLOUR), ("dashed: inferred", TEXT)])
-    draw = ImageDraw.Draw(panel)
+    drawn = panel.copy()
+    draw = ImageDraw.Draw(drawn)
     for implant in implants:
         draw.rectangle(on_panel(implant["box"], scale), outline=COLOURS[SYSTEM], width=2)
         for part in implant["parts"]:
@@ -53,6 +55,8 @@ def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: 
             draw.line(
                 on_panel([value for point in implant["axis"] for value in point], scale), fill=OTHER_COLOUR, width=2
             )
+    # An inferred box may leave the radiograph; nothing is drawn on what stands beside it.
+    panel.paste(drawn.crop((0, 2 * LINE, panel.width - COLUMN, panel.height)), (0, 2 * LINE))
     write_notes(panel, scale, [Note(implant["box"], COLOURS[SYSTEM], describe(implant)) for implant in implants])
     return panel
 

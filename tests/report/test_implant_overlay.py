@@ -105,3 +105,11 @@ def test_the_ellipsis_stands_alone_in_the_last_line():
     column = picture[-LINE:, 300:]
     assert (column == TEXT).all(axis=-1).any(), "the ellipsis"
     assert not (column == COLOURS["system"]).all(axis=-1).any(), "a note"
+
+
+def test_boxes_that_leave_the_radiograph_are_cut_at_its_edge():
+    image = np.zeros((100, 100), np.uint8)
+    beyond = implant(box=[20, -15, 160, 90], parts=[part("coronal", [30, -12, 150, 20], [1, 1, 1, 1])], axis=None)
+    without, cut = (np.array(draw_implants(image, found, "title")) for found in ([], [beyond]))
+    assert np.array_equal(cut[: 2 * LINE], without[: 2 * LINE])
+    assert (cut[2 * LINE :, :-COLUMN] == COLOURS["system"]).all(axis=2).sum() > HEIGHT / 2, "the side that is inside"
