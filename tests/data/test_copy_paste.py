@@ -165,6 +165,16 @@ def test_with_the_mapper_of_the_trainer(tiny_cfg, mask_on):
     assert add_copy_paste(off, plain, records) is plain
 
 
+def test_rare_categories_are_drawn_more_often(tiny_cfg):
+    """Category 0 in every image, category 1 in one of ten: with a threshold of 0.4, its factor is (0.4 / 0.1)^½ = 2."""
+    cfg = tiny_cfg("INPUT.COPY_PASTE_PROB", 1.0, "INPUT.MASK_FORMAT", "bitmask", "DATALOADER.REPEAT_THRESHOLD", 0.4)
+    box = {"implant_id": 1, "segmentation": [], "bbox": [5, 5, 4, 4], "bbox_mode": BoxMode.XYWH_ABS}
+    record = {"width": WIDTH, "height": HEIGHT, "annotations": [box | {"category_id": 0}]}
+    rare = record | {"annotations": [box | {"category_id": 0}, box | {"category_id": 1}]}
+    mapper = add_copy_paste(cfg, None, [record] * 9 + [rare])
+    np.testing.assert_allclose(mapper.probabilities, [1 / 11] * 9 + [2 / 11])
+
+
 def test_nothing_to_copy_is_named(tiny_cfg, boxes_only_root):
     cfg = tiny_cfg("INPUT.COPY_PASTE_PROB", 0.5, root=boxes_only_root)
     with pytest.raises(ValueError, match="no implant of the 6 training images has an 'implant_id'"):

@@ -162,3 +162,17 @@ def test_detectron2s_keys_for_the_same_thing_are_refused(key):
     cfg.MODEL.ROI_BOX_HEAD[key] = True
     with pytest.raises(ValueError, match=f"{key} False: the loss is chosen by"):
         PartPredictor(cfg, ShapeSpec(channels=CHANNELS))
+
+
+def test_the_focal_loss_of_a_config_by_hand():
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = CLASSES, True
+    cfg.MODEL.PART_HEAD.LOSS, cfg.MODEL.PART_HEAD.FOCAL_GAMMA, cfg.MODEL.PART_HEAD.FOCAL_ALPHA = "focal", 3.0, 0.75
+    elementwise = PartPredictor(cfg, ShapeSpec(channels=CHANNELS)).elementwise
+    # A logit of 0 is a probability of 1/2, right or wrong: alpha · (1/2)^gamma · ln 2.
+    found = elementwise(torch.zeros(2), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(found, torch.tensor([0.75, 0.25]) / 8 * math.log(2))
+    cfg.MODEL.PART_HEAD.FOCAL_ALPHA = -0.5  # no balance
+    elementwise = PartPredictor(cfg, ShapeSpec(channels=CHANNELS)).elementwise
+    torch.testing.assert_close(elementwise(torch.zeros(1), torch.ones(1)), torch.tensor([math.log(2) / 8]))
