@@ -94,7 +94,7 @@ def curve_section() -> list[str]:
     return [
         "## The best that a CPU has trained",
         f"[`{result['config']}`](../{result['config']}){options}. All are evaluated on the test patients. The final "
-        f"detector saw {final['image_passes']} crops out of {final['num_train']} radiographs, on one core; the curve "
+        f"detector saw {final['image_passes']} crops out of {final['num_train']} radiographs; the curve "
         f"beside it has {result['image_passes']} crops for every size of the training set, {num_seeds} seeds, mean ± "
         "SD.",
         table([[f"final, {final['num_train']}", *best], *rows], ["training images", *METRICS.values()]),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from implantdet.data.copy_paste import CopyPaste, add_copy_paste, implants_of, paste
@@ -173,6 +174,16 @@ def test_rare_categories_are_drawn_more_often(tiny_cfg):
     rare = record | {"annotations": [box | {"category_id": 0}, box | {"category_id": 1}]}
     mapper = add_copy_paste(cfg, None, [record] * 9 + [rare])
     np.testing.assert_allclose(mapper.probabilities, [1 / 11] * 9 + [2 / 11])
+
+
+def test_sources_are_augmented_but_not_cropped(tiny_cfg):
+    crop = ("INPUT.CROP.ENABLED", True, "INPUT.COPY_PASTE_PROB", 1.0, "INPUT.MASK_FORMAT", "bitmask")
+    cfg = tiny_cfg(*crop)
+    plain = RadiographMapper(cfg, is_train=True)
+    source_mapper = add_copy_paste(cfg, plain, DatasetCatalog.get(cfg.DATASETS.TRAIN[0])).source_mapper
+    kinds, of_sources = ([type(step) for step in each.augmentations.augs] for each in (plain, source_mapper))
+    assert kinds[0] is T.RandomCrop
+    assert of_sources == kinds[1:]
 
 
 def test_nothing_to_copy_is_named(tiny_cfg, boxes_only_root):
