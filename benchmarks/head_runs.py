@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -194,6 +195,36 @@ def axis_accuracy(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[st
             "accuracy": 100 * counts["right"] / max(counts["found"], 1),
         }
         for axis, counts in sorted(tally.items())
+    }
+
+
+def compared(trainings: dict[tuple[str, int], Callable[[], Path]], data: Path, part: str) -> dict[str, dict[str, Any]]:
+    """What is found in a part of a dataset folder, by setting and seed, with the difference to the setting before.
+
+    Args:
+        trainings: by setting and seed, each with a result as of ``train``.
+        data: dataset folder.
+        part: as of ``detect``.
+    """
+    truth = ground_truth(data, part)
+    table: dict[str, dict[str, Any]] = {}
+    for (name, seed), training in trainings.items():
+        found = detect(training(), data, part)
+        row = table.setdefault(name, {"by_seed": {}, "axes": {}})
+        row["by_seed"][seed] = metrics(truth, found)
+        row["axes"][seed] = axis_accuracy(truth, found)
+    for before, after in itertools.pairwise(table.values()):
+        after["difference"] = paired_differences(after["by_seed"], before["by_seed"])
+    for row in table.values():
+        row["axes"] = _mean_accuracy(list(row["axes"].values()))
+    return table
+
+
+def _mean_accuracy(by_seed: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Mean over seeds of ``axis_accuracy``."""
+    return {
+        axis: {key: float(np.mean([seed[axis][key] for seed in by_seed])) for key in by_seed[0][axis]}
+        for axis in by_seed[0]
     }
 
 
