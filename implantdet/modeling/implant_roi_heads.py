@@ -166,6 +166,8 @@ class CascadeImplantROIHeads(_PartLabels, CascadeROIHeads):
             PartPredictor(cfg, head.output_shape, box2box_transform=stage.box2box_transform)
             for head, stage in zip(arguments["box_heads"], arguments["box_predictors"], strict=True)
         ]
+        for predictor in predictors[1:]:  # the training set is counted once
+            predictor.get_class_weights = predictors[0].get_class_weights
         return arguments | {"box_predictors": predictors}
 
     def _match_and_label_boxes(

@@ -101,7 +101,7 @@ def multi_label_targets(
     labels = labels.view(num_classes, num_proposals).T
     positive = labels == 1
     unknown = not_assessable(positive, proposals, gt_boxes, gt_classes, table)
-    return positive.float(), ((labels >= 0) & ~unknown | positive).float()
+    return positive.float(), ((labels >= 0) & ~unknown).float()
 
 
 def not_assessable(
@@ -112,15 +112,16 @@ def not_assessable(
     1. A proposal near a third of an implant, unless it is known to be something else: the axes of this third without
        an annotation.
     2. A proposal that matches nothing but lies in a whole implant: every axis of the thirds that show no annotation
-       at all in this implant, because there is no box to be near to. This needs annotations of whole implants.
+       at all in this implant, because there is no box to be near to. This needs annotations of whole implants. If the
+       implant shows no third at all, its own box may be one: a proposal that matches nothing but this box counts, too.
 
     Returns:
-        (R, K) bool.
+        (R, K) bool; False for every category of an axis that the proposal matches a value of.
     """
     part_axis = table.category_axis[gt_classes]  # (M, A)
     part_third = part_axis @ table.axis_third  # (M, T)
-    same = (pairwise_iou(gt_boxes, gt_boxes) >= _SAME) & (part_third @ part_third.T > 0)
-    unanswered = (part_third @ table.axis_third.T > 0) & (same.float() @ part_axis == 0)  # (M, A)
+    same = (pairwise_iou(gt_boxes, gt_boxes) >= _SAME).float()
+    unanswered = (part_third @ table.axis_third.T > 0) & (same @ part_axis == 0)  # (M, A)
     near = (pairwise_iou(proposals, gt_boxes) >= _NEAR).float()  # (R, M)
 
     is_implant = table.is_system[gt_classes]
@@ -128,9 +129,11 @@ def not_assessable(
     shown = (pairwise_ioa(implants, parts) >= _INSIDE).float() @ part_third[~is_implant]  # (implants, T)
     inside = (pairwise_ioa(implants, proposals) >= _INSIDE).float()  # (implants, R)
     hidden = inside.T @ (shown == 0).float()  # (R, T)
+    is_bare = inside.T @ (shown == 0).all(dim=1).float() > 0  # (R,), in an implant of which nothing is shown
 
     answered = positive.float() @ table.category_axis  # (R, A)
     of_third = answered @ table.axis_third @ table.axis_third.T > 0  # (R, A), the third of the axis is matched
-    is_open = of_third | ~positive.any(dim=1, keepdim=True)
+    is_nothing = ~positive.any(dim=1) | (is_bare & ~positive[:, ~table.is_system].any(dim=1))
+    is_open = of_third | is_nothing[:, None]
     unknown = (near @ unanswered.float() + hidden @ table.axis_third.T > 0) & is_open & (answered == 0)
     return unknown.float() @ table.category_axis.T > 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cache, partial
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -94,20 +95,18 @@ class PartPredictor(FastRCNNOutputLayers):
             self.elementwise = partial(
                 sigmoid_focal_loss, alpha=focal_alpha if focal_alpha >= 0 else -1.0, gamma=focal_gamma, reduction="none"
             )
-        self.get_class_weights = partial(
-            class_weights,
-            class_weighting,
-            self.num_classes,
-            datasets=train_datasets,
-            given=given_class_weights,
-            beta=effective_number_beta,
+        self.get_class_weights = cache(
+            partial(
+                class_weights,
+                class_weighting,
+                self.num_classes,
+                datasets=train_datasets,
+                given=given_class_weights,
+                beta=effective_number_beta,
+            )
         )
         if multi_label:
             nn.init.constant_(self.cls_score.bias, -math.log(1 / _PRIOR - 1))
-            # Nothing trains the background's logit. At 0, Detectron2's statistics count a proposal as background
-            # when no category reaches a probability of 1/2.
-            nn.init.zeros_(self.cls_score.weight[-1])
-            nn.init.zeros_(self.cls_score.bias[-1])
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -127,28 +126,49 @@ class PartPredictor(FastRCNNOutputLayers):
             "train_datasets": cfg.DATASETS.TRAIN,
         }
 
-    @cached_property
-    def class_weights(self) -> Tensor:
-        """(K,) on the CPU. Found when it is first asked for: a model that only predicts needs no training set."""
-        return self.get_class_weights()
-
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
-        """Detectron2's losses and statistics, with the classification loss that was asked for.
+        """The classification loss that was asked for, and Detectron2's loss of the boxes.
+
+        With several labels on a proposal Detectron2's ``fast_rcnn/fg_cls_accuracy``, which knows one of them, means
+        nothing. ``fast_rcnn/label_recall`` and ``label_precision`` are logged instead, at a probability of 1/2.
 
         Args:
             predictions: logits (R, K + 1) and deltas (R, 4), as ``forward`` returns them.
             proposals: with the fields that Detectron2 reads, ``gt_labels`` (Ri, K) and ``gt_label_weights`` (Ri, K).
         """
-        losses = super().losses(predictions, proposals)
-        logits, _ = predictions
-        weights = self.class_weights.to(logits.device)
-        if self.multi_label:
-            targets = cat([proposal.gt_labels for proposal in proposals])
-            label_weights = cat([proposal.gt_label_weights for proposal in proposals])
-            loss = multi_label_loss(
-                logits[:, :-1], targets, label_weights, weights, self.elementwise, per_positive=self.is_focal
-            )
-        else:
-            gt_classes = cat([proposal.gt_classes for proposal in proposals])
+        logits, deltas = predictions
+        # The training set is counted when the first loss is asked for: a model that only predicts needs none.
+        weights = self.get_class_weights().to(logits.device)
+        gt_classes = cat([proposal.gt_classes for proposal in proposals])
+        if not self.multi_label:
             loss = weighted_cross_entropy(logits, gt_classes, weights)
-        return losses | {"loss_cls": loss * self.loss_weight.get("loss_cls", 1.0)}
+            losses = super().losses(predictions, proposals)
+            return losses | {"loss_cls": loss * self.loss_weight.get("loss_cls", 1.0)}
+        targets = cat([proposal.gt_labels for proposal in proposals])
+        label_weights = cat([proposal.gt_label_weights for proposal in proposals])
+        boxes = cat([proposal.proposal_boxes.tensor for proposal in proposals])
+        # An image without annotations has no gt_boxes, and no proposal whose box is regressed.
+        gt_boxes = cat(
+            [
+                (proposal.gt_boxes if proposal.has("gt_boxes") else proposal.proposal_boxes).tensor
+                for proposal in proposals
+            ]
+        )
+        _log_labels(logits[:, :-1] > 0, targets > 0, label_weights > 0)
+        losses = {
+            "loss_cls": multi_label_loss(
+                logits[:, :-1], targets, label_weights, weights, self.elementwise, per_positive=self.is_focal
+            ),
+            "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, gt_classes),
+        }
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+
+def _log_labels(found: Tensor, targets: Tensor, known: Tensor) -> None:
+    """Log how many of the labels are found, and how many of those that are found are right; each (R, K) bool."""
+    found = found & known
+    right = int((found & targets).sum())
+    storage = get_event_storage()
+    for name, total in (("label_recall", targets.sum()), ("label_precision", found.sum())):
+        if total:
+            storage.put_scalar(f"fast_rcnn/{name}", right / int(total))

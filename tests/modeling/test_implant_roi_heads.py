@@ -241,7 +241,17 @@ def test_axes_and_weights_come_from_the_training_set(my_dataset):
     with EventStorage():
         (sampled,) = module.label_and_sample_proposals([proposals(TWICE)], [targets((1, TWICE))])
     assert sampled.gt_label_weights.tolist() == [[1, 1, 0]] * 2  # nobody assessed the thread
-    torch.testing.assert_close(module.box_predictor.class_weights, torch.tensor([2 / 3, 2.0, 1.0]))
+    torch.testing.assert_close(module.box_predictor.get_class_weights(), torch.tensor([2 / 3, 2.0, 1.0]))
+
+
+def test_the_training_set_is_counted_once(my_dataset, caplog):
+    options = ("DATASETS.TRAIN", (my_dataset,), "MODEL.PART_HEAD.CLASS_WEIGHTING", "inverse_frequency")
+    module = tiny_heads("CascadeImplantROIHeads", *options)
+    averaged = copy.deepcopy(module)  # as the average of the weights is made
+    with EventStorage(), caplog.at_level("INFO", logger="implantdet"):
+        for heads in (module, averaged):
+            heads(None, features(), [proposals(TWICE)], [targets((0, TWICE))])
+    assert len([record for record in caplog.records if "annotations, weight" in record.message]) == CLASSES
 
 
 def test_a_model_that_only_predicts_needs_no_training_set():

@@ -129,8 +129,41 @@ def test_a_third_without_any_annotation_is_no_negative_inside_its_implant():
 
 
 def test_an_implant_without_parts_says_nothing_about_its_parts():
-    _, weights = targets_of([MIDDLE], [(ITI, IMPLANT)])
-    assert names_where(weights[0]) == {"ITI", "caries"}
+    # Its own box may be a third of it: the other two may be cut off.
+    _, weights = targets_of([MIDDLE, IMPLANT], [(ITI, IMPLANT)])
+    assert names_where(weights[0]) == names_where(weights[1]) == {"ITI", "caries"}
+
+
+def test_a_bare_implant_that_is_known_to_be_something_else_says_all():
+    targets, weights = targets_of([IMPLANT], [(ITI, IMPLANT), (CARIES, IMPLANT)])
+    assert names_where(targets[0]) == {"ITI", "caries"}
+    assert weights.all()
+
+
+def test_a_match_keeps_the_negatives_of_its_axis_beside_a_neighbour_without_it():
+    # The boxes of two overlapping implants have IoU 1/3: the proposal is near to both thirds, and the body of the
+    # neighbour was not assessed. That of the proposal is known.
+    neighbour = [10.0, 20.0, 30.0, 40.0]
+    annotations = [(TAPERED, MIDDLE), (V_SHAPED, MIDDLE), (V_SHAPED, neighbour)]
+    targets, weights = targets_of([MIDDLE, neighbour], annotations)
+    assert names_where(targets[0]) == {NAMES[TAPERED], NAMES[V_SHAPED]}
+    assert weights[0].all()
+    assert names_where(weights[1] == 0) == {NAMES[STRAIGHT], NAMES[TAPERED]}
+
+
+def test_annotations_speak_of_one_implant_from_half_an_overlap():
+    # Against width 20: a box of width 10 has IoU 0.5, of width 9 has 0.45.
+    for width, expected in ((10.0, set()), (9.0, {NAMES[V_SHAPED], NAMES[SQUARE]})):
+        annotations = [(TAPERED, MIDDLE), (V_SHAPED, [0.0, 20.0, width, 40.0])]
+        _, weights = targets_of([MIDDLE], annotations)
+        assert names_where(weights[0] == 0) == expected
+
+
+def test_a_third_is_shown_if_half_of_its_box_lies_in_the_implant():
+    for left, expected in ((10.0, set()), (11.0, {NAMES[FLAT], NAMES[DOME]})):
+        annotations = [(TAPERED, MIDDLE), (V_SHAPED, MIDDLE), (FLAT, [left, 40.0, left + 20, 60.0]), (ITI, IMPLANT)]
+        _, weights = targets_of([[0.0, 50.0, 4.0, 60.0]], annotations)
+        assert names_where(weights[0] == 0) == expected
 
 
 @pytest.mark.parametrize("num_proposals", [0, 2])
