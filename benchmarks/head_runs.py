@@ -95,8 +95,8 @@ def detect(run: Path, data: Path, part: str) -> list[dict[str, Any]]:
 
 
 def in_parallel(jobs: int, tasks: Sequence[Callable[[], Path]]) -> list[Path]:
-    """Run trainings side by side, each with its share of the cores."""
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    """Run trainings side by side, each with its share of the cores, unless OMP_NUM_THREADS says how many threads."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda task: task(), tasks))
 
