@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -198,13 +197,16 @@ def axis_accuracy(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[st
     }
 
 
-def compared(trainings: dict[tuple[str, int], Callable[[], Path]], data: Path, part: str) -> dict[str, dict[str, Any]]:
+def compared(
+    trainings: dict[tuple[str, int], Callable[[], Path]], data: Path, part: str, with_first: bool = False
+) -> dict[str, dict[str, Any]]:
     """What is found in a part of a dataset folder, by setting and seed, with the difference to the setting before.
 
     Args:
         trainings: by setting and seed, each with a result as of ``train``.
         data: dataset folder.
         part: as of ``detect``.
+        with_first: differences to the first setting instead.
     """
     truth = ground_truth(data, part)
     table: dict[str, dict[str, Any]] = {}
@@ -213,7 +215,8 @@ def compared(trainings: dict[tuple[str, int], Callable[[], Path]], data: Path, p
         row = table.setdefault(name, {"by_seed": {}, "axes": {}})
         row["by_seed"][seed] = metrics(truth, found)
         row["axes"][seed] = axis_accuracy(truth, found)
-    for before, after in itertools.pairwise(table.values()):
+    rows = list(table.values())
+    for before, after in zip([rows[0]] * len(rows) if with_first else rows, rows[1:], strict=False):
         after["difference"] = paired_differences(after["by_seed"], before["by_seed"])
     for row in table.values():
         row["axes"] = _mean_accuracy(list(row["axes"].values()))

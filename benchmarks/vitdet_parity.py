@@ -23,7 +23,7 @@ from _record import write_result
 from implantdet.data.idd import load_folds
 
 BACKBONES = {
-    "detectron2's ViTDet": ("vitdet", "benchmarks/vitdet_train.py"),
+    "detectron2's ViTDet": ("vitdet", "benchmarks/compared_train.py"),
     "ours": ("build_vit_sfp_backbone", runs.SCRIPT),
 }
 CONFIG = "configs/idd_tiny.yaml"
