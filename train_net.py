@@ -10,6 +10,7 @@ Without a GPU, ``--num-gpus N`` starts N processes on the CPU.
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from detectron2.engine import default_argument_parser, launch
@@ -21,7 +22,10 @@ from implantdet.engine.setup import setup
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
     """Run one process of the training or evaluation."""
-    cfg = setup(args)
+    try:
+        cfg = setup(args)
+    except ValueError as error:  # of what the user wrote: a traceback would hide it
+        sys.exit(f"train_net.py: {error}")
     if args.eval_only:
         return trainer_class(cfg).evaluate(cfg, resume=args.resume)
     trainer = trainer_class(cfg)(cfg)

@@ -162,3 +162,10 @@ def test_help_lists_detectron2s_arguments():
 
 def run_help():
     return subprocess.run([*command(), "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_wrong_key_is_told_in_one_line():
+    done = subprocess.run(command("SOLVER.MAX_EPOCH", 3), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith("train_net.py: option: no key SOLVER.MAX_EPOCH; did you mean SOLVER.MAX_EPOCHS?\n")

@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from implantdet.config import add_implantdet_config
 from implantdet.data.idd import FOLDS
 from implantdet.data.register import register_idd
+from implantdet.engine.merging import merge
 from implantdet.modeling.implant_roi_heads import CascadeImplantROIHeads, ImplantROIHeads
 from implantdet.modeling.masked_image_model import MaskedImageModel
 
@@ -34,13 +35,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         DataError: the dataset folder cannot be used.
-        ValueError: as ``check_names``, ``check_part_head`` and ``complete_from_data``.
+        ValueError: as ``merge``, ``check_names``, ``check_part_head`` and ``complete_from_data``.
     """
     cfg = get_cfg()
     add_implantdet_config(cfg)
-    if args.config_file:
-        cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    merge(cfg, args.config_file, args.opts)
     # A folder of images needs no dataset; where there is one, its test images must be known to be left out.
     if not trains_on_folder(cfg) or cfg.DATASETS.TEST or (Path(cfg.DATASETS.ROOT) / FOLDS).is_file():
         register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)

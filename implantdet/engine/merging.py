@@ -1,0 +1,78 @@
+"""A config file and the options of a command line, merged with errors that say what to change."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+
+def merge(cfg: CfgNode, config_file: str, options: Sequence[str]) -> None:
+    """Merge a config file, with the files that it is based on, then options, into ``cfg``.
+
+    Whole numbers may stand for decimal ones. YAML that would run code, which Detectron2's ``merge_from_file`` lets
+    through, is an error.
+
+    Args:
+        cfg: with every key that may be set; its values say which types they have.
+        config_file: path; empty: none.
+        options: ``[key, value, …]``.
+
+    Raises:
+        ValueError: the file cannot be read, a key is unknown, or a value is of another type.
+    """
+    if len(options) % 2:
+        raise ValueError(f"options are pairs of KEY VALUE; found {len(options)} words: {' '.join(options)}")
+    if config_file:
+        for key, value in _leaves(cfg, _load(config_file)):
+            _set(cfg, key, value, config_file)
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        _set(cfg, key, value, "option")
+
+
+def _load(config_file: str) -> dict[str, Any]:
+    if not Path(config_file).is_file():
+        raise ValueError(f"{config_file}: no such config file")
+    try:
+        return CfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{config_file}: the config cannot be read: {error}") from error
+
+
+def _leaves(cfg: CfgNode, loaded: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys with dots, and values, of all that is no node of ``cfg``."""
+    for name, value in loaded.items():
+        if isinstance(value, dict) and isinstance(cfg.get(name), CfgNode):
+            yield from _leaves(cfg[name], value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
+    current: Any = cfg
+    for name in key.split("."):
+        if not isinstance(current, CfgNode) or name not in current:
+            near = get_close_matches(key, [known for known, _ in _leaves(cfg, cfg)], n=1)
+            raise ValueError(f"{where}: no key {key}" + "".join(f"; did you mean {match}?" for match in near))
+        current = current[name]
+    if isinstance(current, float) and type(_literal(value)) is int:
+        value = float(value)
+    try:
+        cfg.merge_from_list([key, value])
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: {key}: found {value!r}, expected {type(current).__name__}, like its value so far, {current!r}"
+        ) from error
+
+
+def _literal(value: Any) -> Any:
+    """What a word of the command line stands for."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
