@@ -1,0 +1,100 @@
+"""What more pixels at test time give a trained part detector, on periapical and on panoramic radiographs.
+
+    python benchmarks/head_pixels.py RUN DATA [--images N] [--sizes 368 736]
+    python benchmarks/head_pixels.py --smoke
+
+RUN: OUTPUT_DIR of a detector trained on fold 0 of the phantom in DATA (head_curve.py's WORK/final and WORK/phantom).
+N test images of each kind are evaluated at every size of their shorter edge, and with what all sizes find united
+(TEST.AUG). What is finished in RUN is not evaluated again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import head_runs as runs
+from _record import write_result
+from detectron2.config import get_cfg
+from head_curve import subset
+
+from implantdet.config import add_implantdet_config
+from implantdet.data.idd import load_folds, load_idd
+from implantdet.data.register import register_idd
+from implantdet.engine.checkpoint import Checkpointer
+from implantdet.engine.trainer import Trainer
+
+KINDS = ("periapical", "panoramic")
+
+
+def found_at(run: Path, data: Path, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Detections on the test images of a dataset folder, at one size or united over several."""
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.merge_from_file(str(run / "config.yaml"))
+    out = run / f"{data.name}_{'_'.join(map(str, sizes))}"
+    cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (runs.dataset_name(data, "test"),), str(out)
+    cfg.INPUT.MIN_SIZE_TEST = sizes[0]
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES = len(sizes) > 1, sizes
+    cfg.TEST.AUG.FLIP = cfg.TEST.AUG.ROT90 = False
+    if not (out / "coco_instances_results.json").exists():
+        register_idd(data, data.name)
+        model = Trainer.build_model(cfg)
+        Checkpointer(model, ema=model).load(str(run / "model_final.pth"))
+        Trainer.test(cfg, Trainer.build_detector(cfg, model))
+    return runs.detections(out)
+
+
+def measure(run: Path, data: Path, num_images: int, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Metrics by kind of radiograph and size."""
+    kinds = {image["id"]: image["modality"] for image in load_idd(data)["images"]}
+    truth = runs.ground_truth(data, "test")
+    told: dict[str, Any] = {}
+    for kind in KINDS:
+        ids = [image_id for image_id in load_folds(data)["test"] if kinds[image_id] == kind][:num_images]
+        if not ids:
+            continue  # a small phantom
+        folder = subset(data, run / f"{kind}_{len(ids)}", test=ids)
+        own = truth | {
+            "images": [image for image in truth["images"] if image["id"] in set(ids)],
+            "annotations": [record for record in truth["annotations"] if record["image_id"] in set(ids)],
+        }
+        found = {choice: found_at(run, folder, choice) for choice in (*((size,) for size in sizes), sizes)}
+        told[kind] = {
+            "num_images": len(ids),
+            "sizes": {
+                " and ".join(map(str, choice)): {
+                    **runs.metrics(own, detections),
+                    "axes": runs.axis_accuracy(own, detections),
+                }
+                for choice, detections in found.items()
+            },
+        }
+    return told
+
+
+def main() -> None:
+    """Evaluate what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, nargs="?", help="OUTPUT_DIR of the detector")
+    parser.add_argument("data", type=Path, nargs="?", help="dataset folder")
+    parser.add_argument("--images", type=int, default=132, help="of each kind, at most")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[368, 736])
+    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
+    args = parser.parse_args()
+    if args.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            data = runs.make_phantom(Path(folder) / "phantom", 60)
+            length = ("SOLVER.MAX_EPOCHS", 1.0, "SOLVER.WARMUP_EPOCHS", 0.1, "SOLVER.EVAL_EPOCHS", 1.0)
+            run = runs.train(Path(folder) / "run", data, (*length, *runs.HEAD, *runs.SMOKE))
+            print(measure(run, data, 4, (64, 96)))
+    elif args.data is None:
+        parser.error("RUN and DATA are needed")
+    else:
+        write_result("head_pixels", {"by_kind": measure(args.run, args.data, args.images, tuple(args.sizes))})
+
+
+if __name__ == "__main__":
+    main()
