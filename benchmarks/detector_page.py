@@ -124,6 +124,30 @@ def curve_section() -> list[str]:
     ]
 
 
+def pixels_section() -> list[str]:
+    """What more pixels at test time give."""
+    result = read("head_pixels")
+    rows = [
+        [
+            kind,
+            size,
+            *(f"{found[key]:.1f}" for key in METRICS),
+            f"{mean(a['accuracy'] for a in found['axes'].values()):.1f}",
+        ]
+        for kind, of_kind in result["by_kind"].items()
+        for size, found in of_kind["sizes"].items()
+    ]
+    counts = " and ".join(f"{of_kind['num_images']} {kind}" for kind, of_kind in result["by_kind"].items())
+    return [
+        "### What more pixels give",
+        "Most of the worst are panoramics, whose thirds are a few pixels wide. The final detector, without more "
+        f"training, on the first {counts} radiographs of the test set, at other lengths of the shorter edge, and with "
+        "what two lengths find united (`TEST.AUG`):",
+        table(rows, ["", "pixels", *METRICS.values(), "axes"]),
+        source(result, "head_pixels"),
+    ]
+
+
 def parity_section() -> list[str]:
     """Detectron2's own ViTDet beside ours, trained alike."""
     result = read("vitdet_parity")
@@ -182,6 +206,7 @@ def main() -> None:
     builders = {
         "head_ablation": ablation_section,
         "head_curve": curve_section,
+        "head_pixels": pixels_section,
         "long_tail": long_tail_section,
         "vitdet_parity": parity_section,
         "head_speed": speed_section,

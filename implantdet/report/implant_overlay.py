@@ -11,9 +11,11 @@ from PIL import Image, ImageDraw
 
 from implantdet.report.overlay import (
     COLUMN,
+    LENGTH,
     LINE,
     OTHER_COLOUR,
     TEXT,
+    Line,
     Note,
     on_panel,
     open_panel,
@@ -24,7 +26,6 @@ from implantdet.taxonomy import COLOURS, SYSTEM, THIRDS
 
 DASH = 7  # pixels of a dash, and of a gap
 SHOWN = 0.01  # candidates that are less probable are not written
-LENGTH = COLUMN // 9  # characters that fit a line
 
 
 def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: str) -> Image.Image:
@@ -57,7 +58,8 @@ def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: 
             )
     # An inferred box may leave the radiograph; nothing is drawn on what stands beside it.
     panel.paste(drawn.crop((0, 2 * LINE, panel.width - COLUMN, panel.height)), (0, 2 * LINE))
-    write_notes(panel, scale, [Note(implant["box"], COLOURS[SYSTEM], describe(implant)) for implant in implants])
+    notes = [Note(implant["box"], [Line(text, COLOURS[SYSTEM]) for text in describe(implant)]) for implant in implants]
+    write_notes(panel, scale, notes)
     return panel
 
 

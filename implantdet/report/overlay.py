@@ -1,7 +1,7 @@
 """Detections drawn on their radiograph, for the eye of a dentist.
 
-Boxes of different axes of one third coincide, so they are drawn once, and what was said about them stands beside
-the image, level with the box: text never covers the radiograph.
+Boxes of different axes of one third coincide, so they are drawn once. What was said about them stands beside the
+image, under a number that stands at the box too: no other text covers the radiograph.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 from implantdet.taxonomy import COLOURS, THIRDS
 
 HEIGHT = 720  # of a panel, in pixels; smaller images are enlarged to it
-COLUMN = 350  # width of the text beside the image, in pixels
-LINE = 20  # height of a line of text, in pixels
+COLUMN = 380  # width of the text beside the image, in pixels
+INDENT = 36  # of the text in it, behind the number
+LENGTH = (COLUMN - INDENT) // 9  # characters that fit a line
+LINE, SMALLEST_LINE, GAP = 20, 14, 5  # heights of a line of text, and between notes, in pixels
 COINCIDENT_IOU = 0.7  # boxes that overlap more are drawn as one
 BACKGROUND, TEXT = (18, 20, 24), (225, 228, 232)
 OTHER_COLOUR = (204, 121, 167)  # of the same palette as COLOURS
@@ -35,12 +37,14 @@ class Detection:
         name: of its category.
         supercategory: ``coronal``, ``middle``, ``apical``, ``system``, or anything else.
         score: in [0, 1]; None for ground truth.
+        implant_id: what the annotations of one implant share; None where nobody knows.
     """
 
     box: tuple[float, float, float, float]
     name: str
     supercategory: str
     score: float | None = None
+    implant_id: int | None = None
 
     @property
     def label(self) -> str:
@@ -49,12 +53,18 @@ class Detection:
         return name if self.score is None else f"{name} {self.score:.0%}"
 
 
+class Line(NamedTuple):
+    """Text in one colour."""
+
+    text: str
+    colour: tuple[int, int, int]
+
+
 class Note(NamedTuple):
-    """Text beside the radiograph, with a line that leads to its box (x0, y0, x1, y1, pixels of the image)."""
+    """Text beside the radiograph, on what is in a box (x0, y0, x1, y1, pixels of the image)."""
 
     box: Sequence[float]
-    colour: tuple[int, int, int]
-    lines: Sequence[str]
+    lines: Sequence[Line]
 
 
 def detections_of(annotations: Sequence[dict[str, Any]], categories: Sequence[dict[str, Any]]) -> list[Detection]:
@@ -66,7 +76,8 @@ def detections_of(annotations: Sequence[dict[str, Any]], categories: Sequence[di
         category = by_id[annotation["category_id"]]
         supercategory = category.get("supercategory") or ""
         box = (x, y, x + width, y + height)
-        detections.append(Detection(box, category["name"], supercategory, annotation.get("score")))
+        score, implant_id = annotation.get("score"), annotation.get("implant_id")
+        detections.append(Detection(box, category["name"], supercategory, score, implant_id))
     return detections
 
 
@@ -75,7 +86,7 @@ def draw_panel(image: np.ndarray, detections: Sequence[Detection], title: str) -
 
     Args:
         image: H×W, uint8.
-        detections: what to draw; boxes that coincide are drawn once.
+        detections: what to draw; boxes that coincide are drawn once, and implants that are known have one note each.
         title: stands above the image.
 
     Returns:
@@ -86,7 +97,7 @@ def draw_panel(image: np.ndarray, detections: Sequence[Detection], title: str) -
     groups = _coincident(detections)
     for group in sorted(groups, key=lambda group: -_area(group[0].box)):  # whole implants lie under their parts
         draw.rectangle(on_panel(group[0].box, scale), outline=_colour(group), width=2)
-    write_notes(panel, scale, [Note(group[0].box, _colour(group), _wrap(group)) for group in groups])
+    write_notes(panel, scale, _notes(groups))
     return panel
 
 
@@ -107,21 +118,38 @@ def on_panel(points: Sequence[float], scale: float) -> tuple[int, ...]:
 
 
 def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> None:
-    """Write notes beside the radiograph, from top to bottom; what does not fit is marked by an ellipsis."""
+    """Write notes beside the radiograph, row by row of their boxes, and their numbers at these.
+
+    Many are written smaller; what does not fit even so is marked by an ellipsis.
+    """
     draw = ImageDraw.Draw(panel)
-    width, floor = panel.width - COLUMN, 2 * LINE
-    bottom = panel.height - LINE  # below it, the ellipsis
-    for note in sorted(notes, key=lambda note: note.box[1] + note.box[3]):
+    width, top, bottom = panel.width - COLUMN, 2 * LINE, panel.height - LINE  # below it, the ellipsis
+    room = (bottom - top - GAP * len(notes)) // max(1, sum(len(note.lines) for note in notes))
+    step = min(LINE, max(SMALLEST_LINE, room))
+    font = _font(3 * step // 4)
+    for number, note in enumerate(_by_rows(notes), start=1):
         _, y0, x1, y1 = on_panel(note.box, scale)
-        height = LINE * len(note.lines)
-        top = max(floor, min((y0 + y1) // 2, bottom - height))
-        if top + height > bottom:
-            draw.text((width + 12, bottom), "…", fill=TEXT, font=_font(15))
-            continue
-        draw.line((x1, (y0 + y1) // 2, width + 6, top + LINE // 2), fill=note.colour, width=1)
-        for index, line in enumerate(note.lines):
-            draw.text((width + 12, top + LINE * index), line, fill=note.colour, font=_font(15))
-        floor = top + height + 3
+        if top + step * len(note.lines) > bottom:
+            draw.text((width + 8, bottom), "…", fill=TEXT, font=_font(15))
+            break
+        place = min(x1 + 4, width - LINE), max(2 * LINE, min((y0 + y1) // 2, panel.height - LINE))
+        draw.text(place, str(number), fill=TEXT, font=font, anchor="lm", stroke_width=2, stroke_fill=BACKGROUND)
+        draw.text((width + 8, top), str(number), fill=TEXT, font=font)
+        for line in note.lines:
+            draw.text((width + INDENT, top), line.text, fill=line.colour, font=font)
+            top += step
+        top += GAP
+
+
+def _by_rows(notes: Sequence[Note]) -> list[Note]:
+    """Notes as one reads: a row holds the boxes whose middle is above the end of its highest one."""
+    rows: list[list[Note]] = []
+    for note in sorted(notes, key=lambda note: note.box[1] + note.box[3]):
+        if rows and note.box[1] + note.box[3] < 2 * rows[-1][0].box[3]:
+            rows[-1].append(note)
+        else:
+            rows.append([note])
+    return [note for row in rows for note in sorted(row, key=lambda note: note.box[0] + note.box[2])]
 
 
 def write_key(panel: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
@@ -150,8 +178,8 @@ def _coincident(detections: Sequence[Detection]) -> list[list[Detection]]:
     groups: list[list[Detection]] = []
     for detection in sorted(detections, key=lambda detection: -(detection.score or 0.0)):
         for group in groups:
-            same_kind = group[0].supercategory == detection.supercategory
-            if same_kind and _iou(group[0].box, detection.box) > COINCIDENT_IOU:
+            kinds = [(each.supercategory, each.implant_id) for each in (group[0], detection)]
+            if kinds[0] == kinds[1] and _iou(group[0].box, detection.box) > COINCIDENT_IOU:
                 group.append(detection)
                 break
         else:
@@ -174,12 +202,27 @@ def _iou(a: tuple[float, float, float, float], b: tuple[float, float, float, flo
     return width * height / union if union > 0 else 0.0
 
 
+def _notes(groups: Sequence[Sequence[Detection]]) -> list[Note]:
+    """A note for every implant that is known, its system first, then its thirds in their order; else for every box."""
+    by_implant: dict[tuple[str, int | None], list[Sequence[Detection]]] = {}
+    for number, group in enumerate(groups):
+        implant_id = group[0].implant_id
+        key = ("box", number) if implant_id is None else ("implant", implant_id)
+        by_implant.setdefault(key, []).append(group)
+    notes = []
+    for own in by_implant.values():
+        own.sort(key=lambda group: THIRDS.index(group[0].supercategory) if group[0].supercategory in THIRDS else -1)
+        box = max((group[0].box for group in own), key=_area)
+        notes.append(Note(box, [Line(text, _colour(group)) for group in own for text in _wrap(group)]))
+    return notes
+
+
 def _wrap(group: Sequence[Detection]) -> list[str]:
     """What was said about one box, in lines that fit the column."""
     head = group[0].supercategory if group[0].supercategory in THIRDS else ""
     lines = [f"{head}:"] if head else []
     for label in sorted(detection.label for detection in group):
-        if lines and len(lines[-1]) + len(label) < COLUMN // 9:
+        if lines and len(lines[-1]) + len(label) < LENGTH:
             lines[-1] += f" {label}" if lines[-1].endswith(":") else f", {label}"
         else:
             lines.append(f"  {label}" if head else label)

@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
 
-from implantdet.report.overlay import COLUMN, HEIGHT, Detection, detections_of, draw_panel, side_by_side
+from implantdet.report import overlay
+from implantdet.report.overlay import (
+    COLUMN,
+    HEIGHT,
+    INDENT,
+    LINE,
+    OTHER_COLOUR,
+    TEXT,
+    Detection,
+    detections_of,
+    draw_panel,
+    side_by_side,
+)
 from implantdet.taxonomy import COLOURS
 
 
@@ -20,9 +32,12 @@ def test_labels_name_axis_value_and_score():
 
 def test_boxes_from_coco_records():
     categories = [{"id": 7, "name": "ITI", "supercategory": "system"}, {"id": 9, "name": "caries"}]
-    annotations = [{"category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}, {"category_id": 9, "bbox": [0, 0, 2, 2]}]
+    annotations = [
+        {"category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5, "implant_id": 3},
+        {"category_id": 9, "bbox": [0, 0, 2, 2]},
+    ]
     implant, caries = detections_of(annotations, categories)
-    assert implant == Detection((1, 2, 4, 6), "ITI", "system", 0.5)
+    assert implant == Detection((1, 2, 4, 6), "ITI", "system", 0.5, 3)
     assert caries == Detection((0, 0, 2, 2), "caries", "", None)
 
 
@@ -44,6 +59,60 @@ def test_coincident_boxes_of_one_third_are_drawn_once():
     boxes = [np.asarray(panel.crop(inside)) == COLOURS["middle"] for panel in (one, two)]
     assert (boxes[0][: 20 + 60] == boxes[1][: 20 + 60]).all()
     assert count_pixels(two, COLOURS["middle"]) > count_pixels(one, COLOURS["middle"])  # a second line of text
+
+
+def written(monkeypatch, detections):
+    """The notes of a panel: box and text of each."""
+    notes = []
+    monkeypatch.setattr(overlay, "write_notes", lambda panel, scale, found: notes.extend(found))
+    draw_panel(np.zeros((400, 600), np.uint8), detections, "")
+    return [(note.box, [line.text for line in note.lines]) for note in notes]
+
+
+def test_an_implant_has_one_note_and_other_boxes_one_each(monkeypatch):
+    whole, apical = (10, 10, 30, 100), (12, 70, 28, 100)
+    detections = [
+        Detection(apical, "apical.apex.dome", "apical", implant_id=1),
+        Detection((12, 10, 28, 40), "coronal.level.bone", "coronal", implant_id=1),
+        Detection((12, 10, 28, 40), "coronal.thread.none", "coronal", implant_id=1),
+        Detection(whole, "ITI", "system", implant_id=1),
+        Detection(apical, "apical.apex.flat", "apical", implant_id=2),  # of another, at the same place
+        Detection((200, 200, 220, 220), "caries", ""),
+    ]
+    assert sorted(written(monkeypatch, detections)) == [
+        (whole, ["ITI", "coronal: level bone, thread none", "apical: apex dome"]),
+        (apical, ["apical: apex flat"]),
+        ((200, 200, 220, 220), ["caries"]),
+    ]
+
+
+def test_numbers_stand_at_their_boxes_and_at_their_notes():
+    image = np.zeros((HEIGHT, 300), np.uint8)
+    panel = np.asarray(draw_panel(image, [Detection((10, 20, 30, 60), "ITI", "system")], ""))
+    number = (panel[2 * LINE :] == TEXT).all(-1)
+    rows, columns = np.nonzero(number[:, :300])
+    assert 30 < columns.min() <= columns.max() < 60, "right of the box"
+    assert 25 < rows.min() <= rows.max() < 55, "half way down"
+    assert number[:, 300 : 300 + INDENT].any()
+    assert not number[:, 300 + INDENT :].any()
+
+
+def test_notes_are_numbered_as_one_reads():
+    boxes = [(50, 300, 70, 400), (90, 105, 110, 205), (10, 100, 30, 200), (5, 320, 25, 420), (130, 95, 150, 195)]
+    notes = [overlay.Note(box, []) for box in boxes]
+    assert [boxes.index(note.box) for note in overlay._by_rows(notes)] == [2, 1, 4, 3, 0]
+
+
+def test_many_notes_are_written_smaller():
+    """Eight implants of five lines fit: the last colour is there, and no ellipsis."""
+    detections = [
+        Detection((10 * i, 10, 10 * i + 5, 90), f"line {k}", "", implant_id=i) for i in range(8) for k in range(4)
+    ]
+    detections += [Detection((10 * i, 10, 10 * i + 5, 60), "ITI", "system", implant_id=i) for i in range(8)]
+    panel = np.asarray(draw_panel(np.zeros((400, 600), np.uint8), detections, ""))
+    assert not (panel[-LINE:, -COLUMN:] == TEXT).all(-1).any()
+    rows = np.flatnonzero((panel[:, -COLUMN:] == OTHER_COLOUR).all(-1).any(1))
+    assert np.count_nonzero(np.diff(rows) > 1) + 1 >= 8
 
 
 @pytest.mark.parametrize("count", [0, 1, 200])
