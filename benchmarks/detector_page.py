@@ -78,8 +78,8 @@ def long_tail_section() -> list[str]:
     return [
         "## Losses for long tails",
         f"The final detector of the section above is trained on, for {result['image_passes']} crops with each loss "
-        f"([`{result['config']}`](../{result['config']}) from the start of its schedule), and evaluated on the "
-        f"validation part; seeds {', '.join(map(str, result['seeds']))}. Federated: *no* counts for the categories of "
+        f"([`{result['config']}`](../{result['config']}) from the start of its schedule), and evaluated on "
+        f"{result['num_val']} validation images; seeds {', '.join(map(str, result['seeds']))}. Federated: *no* counts for the categories of "
         "a batch and for others that are drawn, until they are half of all. Seesaw: *no* is softened for categories "
         "rarer than the right one of their axis, and sharpened where they score higher (exponents 0.8 and 2, on "
         "sigmoids).",

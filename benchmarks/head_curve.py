@@ -34,14 +34,17 @@ WORST = 32
 SHOWN, COLUMN = 8, 800  # pictures on the sheet, and the width of one in pixels
 
 
-def subset(data: Path, folder: Path, num_train: int | None = None, test: list[int] | None = None) -> Path:
-    """A dataset folder with the same images, of which fewer are trained on, or others are tested on.
+def subset(
+    data: Path, folder: Path, num_train: int | None = None, test: list[int] | None = None, num_val: int | None = None
+) -> Path:
+    """A dataset folder with the same images, of which fewer are trained on or validated on, or others are tested on.
 
     Args:
         data: the whole dataset folder.
         folder: folder to make, unless it is there.
         num_train: training images of fold 0 that stay.
         test: ids of the images of the new test set.
+        num_val: validation images of fold 0 that stay.
     """
     if not (folder / FOLDS).exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,6 +55,8 @@ def subset(data: Path, folder: Path, num_train: int | None = None, test: list[in
         if num_train is not None:
             kept = set([image_id for fold in folds["folds"][1:] for image_id in fold][:num_train])
             folds["folds"] = [folds["folds"][0], *([i for i in fold if i in kept] for fold in folds["folds"][1:])]
+        if num_val is not None:
+            folds["folds"] = [folds["folds"][0][:num_val], *folds["folds"][1:]]
         if test is not None:
             folds |= {"test": test, "folds": [[], [], [], []]}
         write_json(folder / FOLDS, folds)

@@ -1,11 +1,12 @@
 """Do losses for long tails help a part detector that has learned the frequent categories? On the phantom.
 
-    python benchmarks/long_tail.py --start RUN [--work DIR] [--images N] [--passes P] [--seeds 0 1 2] [--jobs J]
-                                   [KEY VALUE …]
+    python benchmarks/long_tail.py --start RUN [--work DIR] [--images N] [--val-images V] [--passes P]
+                                   [--seeds 0 1 2] [--jobs J] [KEY VALUE …]
     python benchmarks/long_tail.py --smoke
 
 RUN: OUTPUT_DIR of a detector of configs/idd_tiny.yaml, trained on the training images of fold 0 of the same phantom
-(head_curve.py's WORK/final). It is trained on for P image passes with each loss, and evaluated on the validation part.
+(head_curve.py's WORK/final). It is trained on for P image passes with each loss, and evaluated on images of the
+validation part.
 An interrupted run goes on when it is started again with the same --work.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 import _long_tail  # noqa: F401  registers heads
 import head_runs as runs
 from _record import write_result
+from head_curve import subset
 
 from implantdet.data.idd import load_folds
 
@@ -33,7 +35,8 @@ HEADS = {
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing, then compare each loss with the first."""
-    data = runs.make_phantom(arguments.work / "phantom", arguments.images)
+    whole = runs.make_phantom(arguments.work / "phantom", arguments.images)
+    data = subset(whole, arguments.work / f"val_{arguments.val_images}", num_val=arguments.val_images)
     epochs = arguments.passes / sum(len(fold) for fold in load_folds(data)["folds"][1:])
     length = ("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12, "SOLVER.EVAL_EPOCHS", epochs / 2)
     weights = ("MODEL.WEIGHTS", arguments.start / "model_final.pth") if arguments.start else ()
@@ -53,6 +56,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "config": CONFIG,
         "num_images": arguments.images,
+        "num_val": arguments.val_images,
         "image_passes": arguments.passes,
         "seeds": arguments.seeds,
         "options": arguments.options,
@@ -66,6 +70,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="OUTPUT_DIR of the detector to go on from")
     parser.add_argument("--work", type=Path, default=Path("output/long_tail"), help="data and runs")
     parser.add_argument("--images", type=int, default=5572, help="size of the phantom")
+    parser.add_argument("--val-images", type=int, default=500, help="of the validation part, at most")
     parser.add_argument("--passes", type=int, default=2000, help="images that each training sees")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
