@@ -79,10 +79,10 @@ def long_tail_section() -> list[str]:
         "## Losses for long tails",
         f"The final detector of the section above is trained on, for {result['image_passes']} crops with each loss "
         f"([`{result['config']}`](../{result['config']}) from the start of its schedule), and evaluated on "
-        f"{result['num_val']} validation images; seeds {', '.join(map(str, result['seeds']))}. Federated: *no* counts for the categories of "
-        "a batch and for others that are drawn, until they are half of all. Seesaw: *no* is softened for categories "
-        "rarer than the right one of their axis, and sharpened where they score higher (exponents 0.8 and 2, on "
-        "sigmoids).",
+        f"{result['num_val']} validation images; seeds {', '.join(map(str, result['seeds']))}. Federated: *no* counts "
+        "for the categories of a batch and for others that are drawn, until they are half of all. Seesaw: *no* is "
+        "softened for categories rarer than the right one of their axis, and sharpened where they score higher "
+        "(exponents 0.8 and 2, on sigmoids).",
         table(metric_rows(result["losses"]), ["", *METRICS.values(), "axes"]),
         "Differences to binary cross-entropy, paired over the seeds, with 95 % intervals (Student's t):",
         table(difference_rows(result["losses"]), ["", "metric", "difference", "95 % interval"]),
