@@ -58,7 +58,7 @@ def _add_part_head_keys(cfg: CfgNode) -> None:
     # binary_cross_entropy or focal: one question per category, so several can stand on one box.
     # cross_entropy: a softmax over categories that exclude each other, Detectron2's own head.
     cfg.MODEL.PART_HEAD.LOSS = "binary_cross_entropy"
-    cfg.MODEL.PART_HEAD.FOCAL_GAMMA = 2.0  # how much easy proposals are played down, >= 0
+    cfg.MODEL.PART_HEAD.FOCAL_GAMMA = 2.0  # how much easy proposals are played down, 0 or >= 1
     cfg.MODEL.PART_HEAD.FOCAL_ALPHA = 0.25  # share of yes against no, in [0, 1]; < 0: no such balance
     # none, inverse_frequency, effective_number (class-balanced loss), or given; the first three count the training set.
     cfg.MODEL.PART_HEAD.CLASS_WEIGHTING = "none"

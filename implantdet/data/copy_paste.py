@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -21,8 +21,9 @@ _TRIES = 20  # random places for an implant; it is left out if each of them cove
 class CopyPaste:
     """A dataset mapper that pastes one implant into some of the images that another mapper returns.
 
-    The implant comes augmented by its own mapper. It lands where it covers no annotation, so that nothing of the
-    target is hidden; at its rim the two images blend. Random numbers come from NumPy's global generator.
+    The implant comes augmented by its own mapper, out of a radiograph of the target's ``modality``, where sizes are
+    alike. It lands where it covers no annotation, so that nothing of the target is hidden; at its rim the two images
+    blend. Without such a place the target stays as it is. Random numbers come from NumPy's global generator.
 
     Args:
         mapper: maps the target; it returns ``image`` and ``instances``.
@@ -52,15 +53,20 @@ class CopyPaste:
         self.source_mapper = source_mapper
         self.sources = sources
         self.prob = prob
-        self.probabilities = factors / factors.sum()
         self.keep_masks = keep_masks
+        modalities = np.array([str(source.get("modality")) for source in sources])
+        self.probabilities = {
+            modality: np.where(modalities == modality, factors, 0.0) / factors[modalities == modality].sum()
+            for modality in np.unique(modalities).tolist()
+        }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one dataset dict, and paste an implant into the result or not."""
         target = self.mapper(dataset_dict)
-        if np.random.rand() >= self.prob:
+        probabilities = self.probabilities.get(str(dataset_dict.get("modality")))
+        if np.random.rand() >= self.prob or probabilities is None:
             return target
-        source = self.source_mapper(self.sources[np.random.choice(len(self.sources), p=self.probabilities)])
+        source = self.source_mapper(self.sources[np.random.choice(len(self.sources), p=probabilities)])
         return paste(target, source, self.keep_masks)
 
 
@@ -76,8 +82,8 @@ def add_copy_paste(cfg: CfgNode, mapper: Mapper, dataset_dicts: list[dict[str, A
         dataset_dicts: the training set; its annotations with masks and ``implant_id`` are the source.
 
     Raises:
-        ValueError: no implant can be copied, masks are to be trained on in a form that cannot be pasted, or the
-            probability is not from 0 to 1.
+        ValueError: no implant can be copied, masks are to be trained on in a form that cannot be pasted, images are
+            cropped to a number of pixels, or the probability is not from 0 to 1.
     """
     if cfg.INPUT.COPY_PASTE_PROB == 0:
         return mapper
@@ -98,7 +104,11 @@ def add_copy_paste(cfg: CfgNode, mapper: Mapper, dataset_dicts: list[dict[str, A
     with_masks = cfg.clone()
     with_masks.defrost()
     with_masks.MODEL.MASK_ON, with_masks.INPUT.MASK_FORMAT = True, "bitmask"
-    with_masks.INPUT.CROP.ENABLED = False  # it would cut implants off
+    if cfg.INPUT.CROP.ENABLED:  # it would cut implants off; without it, they come as large as those of the target
+        share = _share_of_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+        with_masks.INPUT.CROP.ENABLED = False
+        with_masks.INPUT.MIN_SIZE_TRAIN = tuple(round(size / share) for size in cfg.INPUT.MIN_SIZE_TRAIN)
+        with_masks.INPUT.MAX_SIZE_TRAIN = round(cfg.INPUT.MAX_SIZE_TRAIN / share)
     source_mapper = RadiographMapper(with_masks, is_train=True)
     return CopyPaste(
         mapper,
@@ -108,6 +118,17 @@ def add_copy_paste(cfg: CfgNode, mapper: Mapper, dataset_dicts: list[dict[str, A
         factors=factors.double().numpy(),
         keep_masks=bool(cfg.MODEL.MASK_ON),
     )
+
+
+def _share_of_crop(kind: str, size: Sequence[float]) -> float:
+    """Mean share of an image's side that Detectron2's ``RandomCrop`` leaves."""
+    shares = {"relative": np.mean(size), "relative_range": (np.mean(size) + 1) / 2}
+    if kind not in shares:
+        raise ValueError(
+            f"INPUT.CROP.TYPE is '{kind}', but pasted implants are scaled as crops of a share of the image are: set "
+            f"INPUT.CROP.TYPE to one of {', '.join(shares)}, or INPUT.COPY_PASTE_PROB 0"
+        )
+    return float(shares[kind])
 
 
 def implants_of(dataset_dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:

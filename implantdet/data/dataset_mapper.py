@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
 
 from implantdet.data.augmentation import build_augmentation
 from implantdet.data.images import read_radiograph, to_float
 from implantdet.data.problems import DataError
+from implantdet.taxonomy import THIRDS
+
+MIN_THIRD = 0.5  # share of the box of a third that a crop has to leave: of less, its design cannot be read
+MIN_OTHER = 0.05  # of any other box
 
 
 class RadiographMapper(DatasetMapper):
     """Detectron2's mapper for radiographs: 8- and 16-bit grey levels, one channel or three equal ones.
 
-    ``image`` comes out as float32 of shape (C, H, W) with levels from 0 to 255, whatever the file's depth.
+    ``image`` comes out as float32 of shape (C, H, W) with levels from 0 to 255, whatever the file's depth. What a crop
+    leaves less of than ``MIN_THIRD`` or ``MIN_OTHER`` loses its annotation: nobody could assess it.
     """
 
     @configurable
-    def __init__(self, is_train: bool, *, num_channels: int, **kwargs: Any) -> None:
+    def __init__(
+        self, is_train: bool, *, num_channels: int, supercategories: Sequence[str] = (), **kwargs: Any
+    ) -> None:
         """Store the settings.
 
         Args:
             is_train: keep the annotations, as ``instances``.
             num_channels: C, 1 or 3.
+            supercategories: of the categories, where the dataset has them.
             **kwargs: those of :class:`detectron2.data.DatasetMapper`; ``image_format`` is without effect.
 
         Raises:
@@ -39,6 +49,7 @@ class RadiographMapper(DatasetMapper):
         if num_channels not in (1, 3):
             raise ValueError(f"MODEL.PIXEL_MEAN must have 1 or 3 values; found {num_channels}")
         self.num_channels = num_channels
+        self.supercategories = tuple(supercategories)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -47,6 +58,9 @@ class RadiographMapper(DatasetMapper):
         crops = [augmentation for augmentation in settings["augmentations"] if isinstance(augmentation, T.RandomCrop)]
         settings["augmentations"] = crops + build_augmentation(cfg, is_train)
         settings["num_channels"] = len(cfg.MODEL.PIXEL_MEAN)
+        # A dataset that was not read yet has none.
+        metadata = [MetadataCatalog.get(name) for name in cfg.DATASETS.TRAIN[:1]]
+        settings["supercategories"] = metadata[0].get("supercategories", ()) if metadata else ()
         return settings
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -83,4 +97,23 @@ class RadiographMapper(DatasetMapper):
                     f"{dataset_dict['file_name']}: a mask is a run-length code; set INPUT.MASK_FORMAT to 'bitmask', "
                     "which takes polygons too"
                 )
+        dataset_dict["annotations"] = self._left_by_crop(dataset_dict["annotations"], transforms, image_shape[-2:])
         super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+    def _left_by_crop(
+        self, annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, ...]
+    ) -> list[dict[str, Any]]:
+        if not annotations:
+            return []
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+        whole = transforms.apply_box(np.array(boxes, float))
+        limit = np.array([size[1], size[0]] * 2)
+        areas, seen = (np.prod(found[:, 2:] - found[:, :2], axis=1) for found in (whole, whole.clip(0, limit)))
+        return [a for a, share in zip(annotations, seen / areas, strict=True) if share >= self._least(a["category_id"])]
+
+    def _least(self, category: int) -> float:
+        return (
+            MIN_THIRD
+            if category < len(self.supercategories) and self.supercategories[category] in THIRDS
+            else MIN_OTHER
+        )

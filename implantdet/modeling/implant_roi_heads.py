@@ -13,6 +13,7 @@ They work in any Detectron2 project, with its own backbone and its own registere
     cfg.MODEL.ROI_HEADS.NAME = "ImplantROIHeads"
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
     cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK = True  # where there is a mask head
     model = build_model(cfg)
 """
 

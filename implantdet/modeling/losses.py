@@ -1,8 +1,8 @@
 """Classification losses of the part detector.
 
 R: proposals of a batch; K: categories. A loss is a sum over proposals divided by R, as in Detectron2's
-``FastRCNNOutputLayers``: a proposal counts the same whatever else is in its batch, and an empty batch gives 0. The
-focal loss is divided by the number of proposals that are something instead.
+``FastRCNNOutputLayers``: every proposal of a batch counts the same, whether it is something or not, and an empty batch
+gives 0. The focal loss is divided by the number of proposals that are something instead.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -93,6 +94,27 @@ def class_weights(
     for name, count, weight in zip(names, counts.tolist(), weights.tolist(), strict=True):
         logger.info("category %s: %d annotations, weight %.3f", name, count, weight)
     return weights
+
+
+class ClassWeights:
+    """``class_weights`` of these arguments, found when it is first called: a model that only predicts needs no data.
+
+    Copies of a model share it, so that the training set is counted once.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._arguments = args, kwargs
+        self._found: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        """(K,) on the CPU."""
+        if self._found is None:
+            args, kwargs = self._arguments
+            self._found = class_weights(*args, **kwargs)
+        return self._found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClassWeights:
+        return self
 
 
 def count_annotations(datasets: Sequence[str], num_classes: int) -> Tensor:

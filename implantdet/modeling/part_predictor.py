@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from implantdet.modeling.losses import CLASS_WEIGHTINGS, class_weights, multi_label_loss, weighted_cross_entropy
+from implantdet.modeling.losses import CLASS_WEIGHTINGS, ClassWeights, multi_label_loss, weighted_cross_entropy
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "focal")
 _PRIOR = 0.01  # probability that an untrained model gives each category (RetinaNet, arXiv:1708.02002, section 4.1)
@@ -29,12 +29,12 @@ class PartPredictor(FastRCNNOutputLayers):
     read the fields ``gt_labels`` and ``gt_label_weights`` that ``ImplantROIHeads`` gives to proposals.
 
     Boxes are regressed class-agnostically: categories that share a box share its geometry, so every annotation of a
-    third, however rare its category, trains the same four numbers, and the detections of one box stay one box.
+    third, however rare its category, trains the same four numbers, and all detections of a proposal have one box.
 
     Args:
         input_shape: of the features of a proposal.
         loss: one of ``LOSSES``.
-        focal_gamma: focusing parameter of the focal loss, >= 0.
+        focal_gamma: focusing parameter of the focal loss, 0 or >= 1.
         focal_alpha: share of *yes* in the focal loss, in [0, 1]; < 0 switches the balance off.
         class_weighting: one of ``CLASS_WEIGHTINGS``.
         given_class_weights: one per category, for the weighting ``given``.
@@ -68,9 +68,10 @@ class PartPredictor(FastRCNNOutputLayers):
                 f"MODEL.PART_HEAD.CLASS_WEIGHTING: found {class_weighting!r}, "
                 f"expected one of {', '.join(CLASS_WEIGHTINGS)}"
             )
-        if focal_gamma < 0 or focal_alpha > 1:
+        # Between 0 and 1 the gradient has no bound where the model is right.
+        if not (focal_gamma == 0 or focal_gamma >= 1) or focal_alpha > 1:
             raise ValueError(
-                f"MODEL.PART_HEAD: found FOCAL_GAMMA {focal_gamma}, FOCAL_ALPHA {focal_alpha}; expected >= 0, <= 1"
+                f"MODEL.PART_HEAD: found FOCAL_GAMMA {focal_gamma}, FOCAL_ALPHA {focal_alpha}; expected 0 or >= 1, <= 1"
             )
         if not 0 <= effective_number_beta < 1:
             raise ValueError(
@@ -95,15 +96,12 @@ class PartPredictor(FastRCNNOutputLayers):
             self.elementwise = partial(
                 sigmoid_focal_loss, alpha=focal_alpha if focal_alpha >= 0 else -1.0, gamma=focal_gamma, reduction="none"
             )
-        self.get_class_weights = cache(
-            partial(
-                class_weights,
-                class_weighting,
-                self.num_classes,
-                datasets=train_datasets,
-                given=given_class_weights,
-                beta=effective_number_beta,
-            )
+        self.get_class_weights = ClassWeights(
+            class_weighting,
+            self.num_classes,
+            datasets=train_datasets,
+            given=given_class_weights,
+            beta=effective_number_beta,
         )
         if multi_label:
             nn.init.constant_(self.cls_score.bias, -math.log(1 / _PRIOR - 1))

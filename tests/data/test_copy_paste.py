@@ -80,12 +80,14 @@ def test_what_the_mask_does_not_cover_stays():
 
 def test_no_annotation_is_covered():
     taken = [[0.0, 0.0, 30.0, HEIGHT], [31.0, 0.0, WIDTH, 20.0]]  # a window of 19×20 is free
+    count = 0
     for _ in range(50):
         result = paste(mapped(torch.zeros(1, HEIGHT, WIDTH), taken), implant(), keep_masks=False)
         pasted = result["instances"].gt_boxes.tensor[2:]
-        if len(pasted):
-            assert pasted[:, 0].min() >= 30
-            assert pasted[:, 1].min() >= 20
+        count += len(pasted) > 0
+        assert (pasted[:, 0] >= 30).all()
+        assert (pasted[:, 1] >= 20).all()
+    assert count > 10
     assert not result["instances"].has("gt_masks")
 
 
@@ -173,7 +175,45 @@ def test_rare_categories_are_drawn_more_often(tiny_cfg):
     record = {"width": WIDTH, "height": HEIGHT, "annotations": [box | {"category_id": 0}]}
     rare = record | {"annotations": [box | {"category_id": 0}, box | {"category_id": 1}]}
     mapper = add_copy_paste(cfg, None, [record] * 9 + [rare])
-    np.testing.assert_allclose(mapper.probabilities, [1 / 11] * 9 + [2 / 11])
+    np.testing.assert_allclose(mapper.probabilities["None"], [1 / 11] * 9 + [2 / 11])
+
+
+def test_implants_come_from_radiographs_of_the_same_modality():
+    drawn = []
+    sources = [{"name": k, "modality": modality} for k, modality in enumerate(["panoramic", "periapical"] * 2)]
+
+    def mapper_of(record):
+        drawn.append(record["name"])
+        return implant()
+
+    factors = np.array([1.0, 1.0, 3.0, 1.0])
+    mapper = CopyPaste(
+        lambda _: mapped(torch.zeros(1, HEIGHT, WIDTH)), mapper_of, sources, prob=1.0, factors=factors, keep_masks=False
+    )
+    for _ in range(200):
+        mapper({"modality": "panoramic"})
+    assert set(drawn) == {0, 2}
+    assert drawn.count(2) / len(drawn) == pytest.approx(0.75, abs=0.1)
+    assert len(mapper({"modality": "tomogram"})["instances"]) == 0  # nothing fits
+
+
+@pytest.mark.parametrize(("kind", "share"), [("relative", 0.5), ("relative_range", 0.75)])
+def test_pasted_implants_are_as_large_as_those_of_a_crop(tiny_cfg, kind, share):
+    """Images of 64 pixels. A crop of 32 (on average 48) comes out with 64, so what it shows grows."""
+    crop = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", kind, "INPUT.CROP.SIZE", [0.5, 0.5])
+    cfg = tiny_cfg(*crop, "INPUT.COPY_PASTE_PROB", 1.0, "INPUT.MASK_FORMAT", "bitmask")
+    mapper = add_copy_paste(cfg, None, DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
+    before = sorted(np.array([a["bbox"][2:] for a in mapper.sources[0]["annotations"]]).max(axis=1))
+    boxes = mapper.source_mapper(mapper.sources[0])["instances"].gt_boxes.tensor
+    after = sorted((boxes[:, 2:] - boxes[:, :2]).max(dim=1).values.tolist())
+    np.testing.assert_allclose(after, np.array(before) / share, rtol=0.05)
+
+
+def test_crops_of_a_number_of_pixels_say_nothing_of_the_scale(tiny_cfg):
+    crop = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [32, 32])
+    cfg = tiny_cfg(*crop, "INPUT.COPY_PASTE_PROB", 1.0, "INPUT.MASK_FORMAT", "bitmask")
+    with pytest.raises(ValueError, match=r"INPUT\.CROP\.TYPE is 'absolute', .* one of relative, relative_range"):
+        add_copy_paste(cfg, None, DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
 
 
 def test_sources_are_augmented_but_not_cropped(tiny_cfg):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from PIL import Image
 from pycocotools import mask as mask_utils
@@ -165,6 +166,22 @@ def test_masks_are_cropped_with_their_boxes(record, encode, seed):
         x0, y0, x1, y1 = box
         assert mask[y0:y1, x0:x1].all()
         assert mask.sum() == (x1 - x0) * (y1 - y0)
+
+
+@pytest.mark.parametrize(("x", "kept"), [(10, {0, 1, 2}), (20, {0, 1, 2}), (21, {1, 2}), (29, {1, 2}), (30, set())])
+def test_what_a_crop_leaves_too_little_of_loses_its_annotation(x, kept):
+    """Three boxes of 20 pixels at ``x`` in a frame that ends at 30: a third needs half of its box, others 1/20."""
+    mapper = RadiographMapper(config(), is_train=True, supercategories=["apical", "system", ""])
+    box = {"bbox": [x, 5, 20, 10], "bbox_mode": BoxMode.XYWH_ABS}
+    crop = T.TransformList([T.CropTransform(0, 0, 30, HEIGHT)])
+    found = mapper._left_by_crop([box | {"category_id": k} for k in range(3)], crop, (HEIGHT, 30))
+    assert {annotation["category_id"] for annotation in found} == kept
+
+
+def test_the_thirds_are_those_of_the_training_set(tiny_cfg):
+    cfg = tiny_cfg()
+    mapper = RadiographMapper(cfg, is_train=True)
+    assert mapper.supercategories == ("coronal", "middle", "apical", "system", "system")
 
 
 def test_an_image_of_another_size_is_an_error(record):

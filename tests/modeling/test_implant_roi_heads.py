@@ -2,6 +2,7 @@ import copy
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import pytest
 import torch
@@ -101,8 +102,9 @@ def test_the_stock_head_never_learns_the_second_category_of_a_box():
     ids=["no annotations", "nothing at all", "no proposals", "only negatives"],
 )
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "focal"])
-def test_odd_batches_have_finite_losses_with_gradients(heads, images, loss):
-    module = tiny_heads(heads, "MODEL.PART_HEAD.LOSS", loss)
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "ciou"])
+def test_odd_batches_have_finite_losses_with_gradients(heads, images, loss, box_loss):
+    module = tiny_heads(heads, "MODEL.PART_HEAD.LOSS", loss, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", box_loss)
     given, annotations = zip(*copy.deepcopy(images), strict=True)
     with EventStorage():
         _, losses = module(None, features(len(images)), list(given), list(annotations))
@@ -261,10 +263,33 @@ def test_a_model_that_only_predicts_needs_no_training_set():
     assert instances.has("scores")
 
 
-def test_the_example_of_the_docstring_trains(my_dataset, tmp_path, monkeypatch):
+def resnet_config():
+    """Detectron2 alone: a small ResNet with an FPN, and nothing of ours."""
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.MASK_ON = "cpu", "", True
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[8], [16], [32], [64], [128]]
+    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    cfg.MODEL.ROI_BOX_HEAD.NAME, cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = (
+        "FastRCNNConvFCHead",
+        1,
+        16,
+    )
+    cfg.MODEL.ROI_MASK_HEAD.NAME, cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = "MaskRCNNConvUpsampleHead", 1
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP.ENABLED = (SIZE,), False
+    return cfg
+
+
+@pytest.mark.parametrize("project", [resnet_config, partial(tiny_config, "StandardROIHeads")])
+def test_the_example_of_the_docstring_trains(project, my_dataset, tmp_path, monkeypatch):
     example = textwrap.dedent(implant_roi_heads.__doc__.split("::\n\n")[1])
-    assert len([line for line in example.splitlines() if line]) <= 12  # ten lines and what they import
-    cfg = tiny_config("StandardROIHeads")
+    assert len([line for line in example.splitlines() if line]) <= 13  # ten lines and what they import
+    cfg = project()
     (tmp_path / "my_project.yaml").write_text(cfg.dump(), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     # Nothing that this file has imported helps it there.
@@ -272,8 +297,12 @@ def test_the_example_of_the_docstring_trains(my_dataset, tmp_path, monkeypatch):
     names = {}
     exec(example, names)
     model = names["model"].train()
+    num_channels = len(cfg.MODEL.PIXEL_MEAN)
+    instances = targets((0, TWICE), (2, TWICE))
+    instances.gt_masks = BitMasks(torch.ones(2, SIZE, SIZE, dtype=torch.bool))
     with EventStorage():
-        losses = model([{"image": torch.zeros(1, SIZE, SIZE), "instances": targets((0, TWICE), (2, TWICE))}])
+        losses = model([{"image": torch.zeros(num_channels, SIZE, SIZE), "instances": instances}])
     sum(losses.values()).backward()
     assert all(torch.isfinite(value) for value in losses.values())
+    assert ("loss_mask" in losses) == cfg.MODEL.MASK_ON
     assert type(model.roi_heads).__name__ == "ImplantROIHeads"

@@ -1,4 +1,5 @@
 import math
+import pickle
 
 import pytest
 import torch
@@ -112,6 +113,30 @@ def test_focal_counts_proposals_that_are_something_by_hand():
     assert loss.item() == pytest.approx(-math.log(0.75) - (2 * CLASSES - 1) * math.log(0.25))
 
 
+def test_focal_with_class_weights_by_hand():
+    # Probability 3/4 everywhere, γ = 2, α = 1/4. One proposal with the first category, which weighs 3:
+    # 3 · 1/4 · (1/4)² · −ln 3/4, and three times 3/4 · (3/4)² · −ln 1/4.
+    given = {"class_weighting": "given", "given_class_weights": [3, 5, 5, 5]}
+    box_predictor = predictor(loss="focal", focal_gamma=2.0, focal_alpha=0.25, **given)
+    torch.nn.init.zeros_(box_predictor.cls_score.weight)
+    torch.nn.init.constant_(box_predictor.cls_score.bias, math.log(3))
+    loss = losses_of(box_predictor, torch.randn(1, CHANNELS), [single_label_proposals([0])])["loss_cls"]
+    assert loss.item() == pytest.approx(-3 / 4 / 16 * math.log(0.75) - 3 * 27 / 64 * math.log(0.25))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+def test_focal_gradients_are_finite_where_the_model_is_sure(gamma):
+    box_predictor = predictor(loss="focal", focal_gamma=gamma)
+    torch.nn.init.constant_(box_predictor.cls_score.bias, 40.0)
+    losses_of(box_predictor, torch.randn(2, CHANNELS), [single_label_proposals([0, CLASSES])])["loss_cls"].backward()
+    assert torch.isfinite(box_predictor.cls_score.bias.grad).all()
+
+
+def test_a_predictor_can_be_pickled():
+    copied = pickle.loads(pickle.dumps(predictor(class_weighting="given", given_class_weights=[1, 2, 3, 4])))
+    assert copied.get_class_weights().tolist() == [1, 2, 3, 4]
+
+
 def test_several_categories_on_one_box_come_out_as_several_detections():
     box_predictor = predictor(test_score_thresh=0.5)
     torch.nn.init.zeros_(box_predictor.cls_score.weight)
@@ -157,7 +182,8 @@ def test_an_untrained_predictor_finds_little():
             "CLASS_WEIGHTING: found 'some', expected one of none, inverse_frequency",
         ),
         ({"cls_agnostic_bbox_reg": False}, "CLS_AGNOSTIC_BBOX_REG True"),
-        ({"focal_gamma": -1.0}, r"found FOCAL_GAMMA -1\.0, FOCAL_ALPHA 0\.25; expected >= 0, <= 1"),
+        ({"focal_gamma": -1.0}, r"found FOCAL_GAMMA -1\.0, FOCAL_ALPHA 0\.25; expected 0 or >= 1, <= 1"),
+        ({"focal_gamma": 0.5}, r"found FOCAL_GAMMA 0\.5, FOCAL_ALPHA 0\.25; expected 0 or >= 1, <= 1"),
         ({"focal_alpha": 1.5}, r"FOCAL_ALPHA 1\.5; expected"),
         ({"effective_number_beta": 1.0}, r"EFFECTIVE_NUMBER_BETA: found 1\.0, expected a number in \[0, 1\)"),
         ({"given_class_weights": (9.0, 9.0, 9.0)}, "CLASS_WEIGHTING 'none' does not read them"),
