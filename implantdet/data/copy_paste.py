@@ -192,6 +192,9 @@ def paste(target: dict[str, Any], source: dict[str, Any], keep_masks: bool) -> d
     pasted.gt_boxes = Boxes(instances.gt_boxes.tensor + shift)
     pasted.gt_boxes.clip(pasted.image_size)
     pasted.gt_classes = instances.gt_classes
+    if target["instances"].has("gt_implants"):
+        others = target["instances"].gt_implants
+        pasted.gt_implants = torch.full_like(pasted.gt_classes, int(others.max()) + 1 if len(others) else 0)
     if keep_masks:
         canvas = torch.zeros(len(masks), *image.shape[1:], dtype=torch.bool)
         canvas[:, into[0], into[1]] = masks

@@ -26,7 +26,8 @@ MIN_OTHER = 0.05  # of any other box
 class RadiographMapper(DatasetMapper):
     """Detectron2's mapper for radiographs: 8- and 16-bit grey levels, one channel or three equal ones.
 
-    ``image`` comes out as float32 of shape (C, H, W) with levels from 0 to 255, whatever the file's depth. What a crop
+    ``image`` comes out as float32 of shape (C, H, W) with levels from 0 to 255, whatever the file's depth, and
+    ``instances`` with ``gt_implants``, the ``implant_id`` of each annotation (-1 where it has none). What a crop
     leaves less of than ``MIN_THIRD`` or ``MIN_OTHER`` loses its annotation: nobody could assess it.
     """
 
@@ -97,8 +98,20 @@ class RadiographMapper(DatasetMapper):
                     f"{dataset_dict['file_name']}: a mask is a run-length code; set INPUT.MASK_FORMAT to 'bitmask', "
                     "which takes polygons too"
                 )
-        dataset_dict["annotations"] = self._left_by_crop(dataset_dict["annotations"], transforms, image_shape[-2:])
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
+        size = image_shape[-2:]
+        annotations = [
+            utils.transform_instance_annotations(annotation, transforms, size)
+            for annotation in self._left_by_crop(dataset_dict.pop("annotations"), transforms, size)
+            if not annotation.get("iscrowd", 0)
+        ]
+        if not self.use_instance_mask:
+            for annotation in annotations:
+                annotation.pop("segmentation", None)
+        instances = utils.annotations_to_instances(annotations, size, mask_format=self.instance_mask_format)
+        instances.gt_implants = torch.tensor([a.get("implant_id", -1) for a in annotations], dtype=torch.int64)
+        if self.recompute_boxes:  # of what a crop left of the mask
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        dataset_dict["instances"] = utils.filter_empty_instances(instances)
 
     def _left_by_crop(
         self, annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, ...]

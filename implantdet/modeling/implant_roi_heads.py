@@ -117,6 +117,7 @@ class _PartLabels(ROIHeads):
                 targets_per_image.gt_classes,
                 matcher,
                 self.category_table.to(boxes.device),
+                targets_per_image.gt_implants if targets_per_image.has("gt_implants") else None,
             )
         return proposals
 

@@ -76,7 +76,12 @@ def _membership(members: Sequence[str], groups: Sequence[str]) -> Tensor:
 
 
 def multi_label_targets(
-    proposals: Boxes, gt_boxes: Boxes, gt_classes: Tensor, matcher: Matcher, table: CategoryTable
+    proposals: Boxes,
+    gt_boxes: Boxes,
+    gt_classes: Tensor,
+    matcher: Matcher,
+    table: CategoryTable,
+    gt_implants: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Label each proposal with every category whose ground-truth box it matches.
 
@@ -89,6 +94,7 @@ def multi_label_targets(
         gt_classes: (M,) category of each, in [0, K).
         matcher: its thresholds decide, category by category.
         table: of the K categories, on the device of the boxes.
+        gt_implants: (M,) number of the implant that each annotation is of, < 0 where nobody knows; None: nowhere.
 
     Returns:
         (R, K) targets, 0 or 1, and (R, K) weights, 0 or 1.
@@ -100,12 +106,19 @@ def multi_label_targets(
     _, labels = matcher(best.view(1, -1))
     labels = labels.view(num_classes, num_proposals).T
     positive = labels == 1
-    unknown = not_assessable(positive, proposals, gt_boxes, gt_classes, table)
+    if gt_implants is None:
+        gt_implants = torch.full_like(gt_classes, -1)
+    unknown = not_assessable(positive, proposals, gt_boxes, gt_classes, table, gt_implants)
     return positive.float(), ((labels >= 0) & ~unknown).float()
 
 
 def not_assessable(
-    positive: Tensor, proposals: Boxes, gt_boxes: Boxes, gt_classes: Tensor, table: CategoryTable
+    positive: Tensor,
+    proposals: Boxes,
+    gt_boxes: Boxes,
+    gt_classes: Tensor,
+    table: CategoryTable,
+    gt_implants: Tensor,
 ) -> Tensor:
     """Find the categories that a proposal may have although nobody says so. Absence of a label is no label here.
 
@@ -115,18 +128,27 @@ def not_assessable(
        at all in this implant, because there is no box to be near to. This needs annotations of whole implants. If the
        implant shows no third at all, its own box may be one: a proposal that matches nothing but this box counts, too.
 
+    Annotations are of one implant if ``gt_implants`` says so; where it says nothing, if their boxes lie on one another.
+
     Returns:
         (R, K) bool; False for every category of an axis that the proposal matches a value of.
     """
     part_axis = table.category_axis[gt_classes]  # (M, A)
     part_third = part_axis @ table.axis_third  # (M, T)
-    same = (pairwise_iou(gt_boxes, gt_boxes) >= _SAME).float()
+    is_one = gt_implants[:, None] == gt_implants
+    is_known = (gt_implants >= 0)[:, None] & (gt_implants >= 0)
+    same = torch.where(is_known, is_one, pairwise_iou(gt_boxes, gt_boxes) >= _SAME).float()
     unanswered = (part_third @ table.axis_third.T > 0) & (same @ part_axis == 0)  # (M, A)
     near = (pairwise_iou(proposals, gt_boxes) >= _NEAR).float()  # (R, M)
 
     is_implant = table.is_system[gt_classes]
     implants, parts = gt_boxes[is_implant], gt_boxes[~is_implant]
-    shown = (pairwise_ioa(implants, parts) >= _INSIDE).float() @ part_third[~is_implant]  # (implants, T)
+    is_part_of = torch.where(
+        is_known[is_implant][:, ~is_implant],
+        is_one[is_implant][:, ~is_implant],
+        pairwise_ioa(implants, parts) >= _INSIDE,
+    )
+    shown = is_part_of.float() @ part_third[~is_implant]  # (implants, T)
     inside = (pairwise_ioa(implants, proposals) >= _INSIDE).float()  # (implants, R)
     hidden = inside.T @ (shown == 0).float()  # (R, T)
     is_bare = inside.T @ (shown == 0).all(dim=1).float() > 0  # (R,), in an implant of which nothing is shown

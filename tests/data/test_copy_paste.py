@@ -101,6 +101,14 @@ def test_without_a_place_or_an_implant_the_target_stays():
     assert paste(target, cut_off, keep_masks=False) is target
 
 
+@pytest.mark.parametrize(("others", "expected"), [([4, 7, -1], 8), ([-1], 0), ([], 0)])
+def test_a_pasted_implant_has_a_number_of_its_own(others, expected):
+    target = mapped(torch.zeros(1, HEIGHT, WIDTH), [[0.0, 0.0, 2.0, 2.0]] * len(others))
+    target["instances"].gt_implants = torch.tensor(others, dtype=torch.int64)
+    found = paste(target, implant(), keep_masks=False)["instances"].gt_implants
+    assert found.tolist() == [*others, expected, expected]
+
+
 def test_the_inputs_are_not_changed():
     target, source = mapped(torch.zeros(1, HEIGHT, WIDTH)), implant()
     boxes = source["instances"].gt_boxes.tensor.clone()

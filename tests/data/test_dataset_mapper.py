@@ -178,6 +178,15 @@ def test_what_a_crop_leaves_too_little_of_loses_its_annotation(x, kept):
     assert {annotation["category_id"] for annotation in found} == kept
 
 
+def test_annotations_keep_the_number_of_their_implant(record):
+    record["annotations"][0]["implant_id"] = 9
+    record["annotations"].insert(1, record["annotations"][1] | {"iscrowd": 1})
+    del record["annotations"][2]["implant_id"]
+    instances = RadiographMapper(config(), is_train=True)(record)["instances"]
+    assert instances.gt_classes.tolist() == [0, 1]
+    assert instances.gt_implants.tolist() == [9, -1]
+
+
 def test_the_thirds_are_those_of_the_training_set(tiny_cfg):
     cfg = tiny_cfg()
     mapper = RadiographMapper(cfg, is_train=True)

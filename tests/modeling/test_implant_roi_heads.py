@@ -246,6 +246,21 @@ def test_axes_and_weights_come_from_the_training_set(my_dataset):
     torch.testing.assert_close(module.box_predictor.get_class_weights(), torch.tensor([2 / 3, 2.0, 1.0]))
 
 
+@pytest.mark.parametrize("heads", HEADS)
+def test_implants_are_told_apart_by_their_numbers(my_dataset, heads):
+    """On one box, body and thread: of one implant all axes are answered, of two each lacks one."""
+    near = [12.0, 10.0, 28.0, 28.0]  # IoU 0.45: it matches nothing
+    for numbers, expected in (([1, 1], [1, 1, 1]), ([1, 2], [0, 0, 0])):
+        annotations = targets((0, TWICE), (2, TWICE))
+        annotations.gt_implants = torch.tensor(numbers)
+        with EventStorage():
+            (sampled,) = tiny_heads(heads, "DATASETS.TRAIN", (my_dataset,)).label_and_sample_proposals(
+                [proposals(near)], [annotations]
+            )
+        here = (sampled.proposal_boxes.tensor == torch.tensor(near)).all(dim=1)
+        assert sampled.gt_label_weights[here].tolist() == [expected]
+
+
 def test_the_training_set_is_counted_once(my_dataset, caplog):
     options = ("DATASETS.TRAIN", (my_dataset,), "MODEL.PART_HEAD.CLASS_WEIGHTING", "inverse_frequency")
     module = tiny_heads("CascadeImplantROIHeads", *options)

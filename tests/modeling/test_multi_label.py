@@ -26,11 +26,12 @@ HALF = Matcher([0.5], [0, 1])
 IMPLANT, MIDDLE, APICAL = [0.0, 0.0, 20.0, 60.0], [0.0, 20.0, 20.0, 40.0], [0.0, 40.0, 20.0, 60.0]
 
 
-def targets_of(proposals, annotations, matcher=HALF):
+def targets_of(proposals, annotations, matcher=HALF, implants=None):
     """`annotations` is a list of (category, box)."""
     classes = torch.tensor([category for category, _ in annotations], dtype=torch.long)
     boxes = Boxes(torch.tensor([box for _, box in annotations]).reshape(-1, 4))
-    return multi_label_targets(Boxes(torch.tensor(proposals).reshape(-1, 4)), boxes, classes, matcher, TABLE)
+    implants = None if implants is None else torch.tensor(implants)
+    return multi_label_targets(Boxes(torch.tensor(proposals).reshape(-1, 4)), boxes, classes, matcher, TABLE, implants)
 
 
 def names_where(row):
@@ -164,6 +165,26 @@ def test_a_third_is_shown_if_half_of_its_box_lies_in_the_implant():
         annotations = [(TAPERED, MIDDLE), (V_SHAPED, MIDDLE), (FLAT, [left, 40.0, left + 20, 60.0]), (ITI, IMPLANT)]
         _, weights = targets_of([[0.0, 50.0, 4.0, 60.0]], annotations)
         assert names_where(weights[0] == 0) == expected
+
+
+@pytest.mark.parametrize(("implants", "expected"), [([1, 1, 1, 2, 2], {FLAT, DOME}), ([1, -1, 1, 2, -1], set())])
+def test_a_third_of_a_neighbour_inside_the_box_is_not_shown_where_implants_are_known(implants, expected):
+    """The neighbour leans into the box of an implant whose apical third is covered."""
+    wide = [0.0, 0.0, 60.0, 60.0]
+    annotations = [(ITI, wide), (TAPERED, MIDDLE), (V_SHAPED, MIDDLE)]
+    annotations += [(ITI, [30.0, 0.0, 90.0, 60.0]), (FLAT, [40.0, 40.0, 60.0, 60.0])]
+    for given, names in ((implants, expected), (None, set())):
+        _, weights = targets_of([APICAL], annotations, implants=given)
+        assert names_where(weights[0] == 0) == {NAMES[index] for index in names}
+
+
+def test_a_neighbour_on_the_same_place_answers_nothing_where_implants_are_known():
+    annotations = [(TAPERED, MIDDLE), (TAPERED, MIDDLE), (V_SHAPED, MIDDLE)]
+    _, weights = targets_of([MIDDLE], annotations)
+    assert weights.all()
+    near = [0.0, 30.0, 20.0, 50.0]  # IoU 1/3: it matches neither
+    _, weights = targets_of([near], annotations, implants=[1, 2, 2])
+    assert names_where(weights[0] == 0) == {NAMES[V_SHAPED], NAMES[SQUARE]}
 
 
 @pytest.mark.parametrize("num_proposals", [0, 2])
