@@ -107,9 +107,9 @@ def curve_section() -> list[str]:
     return [
         "## The best that a CPU has trained",
         f"[`{result['config']}`](../{result['config']}){options}. All are evaluated on the test patients. The final "
-        f"detector saw {final['image_passes']} crops out of {final['num_train']} radiographs; the curve "
-        f"beside it has {result['image_passes']} crops for every size of the training set, {num_seeds} seeds, mean ± "
-        "SD.",
+        f"detector saw {final['image_passes']} crops out of {final['num_train']} radiographs in "
+        f"{final['hours']:.1f} hours (one seed); the curve beside it has {result['image_passes']} crops for every size "
+        f"of the training set, {num_seeds} seeds, mean ± SD.",
         table([[f"final, {final['num_train']}", *best], *rows], ["training images", *METRICS.values()]),
         "![AP50 against the number of training images](results/head_curve.png)",
         "Differences to the next smaller set, paired over the seeds, with 95 % intervals (Student's t):",
@@ -117,8 +117,9 @@ def curve_section() -> list[str]:
         f"The final detector by the size of the box, AP: {sizes}. Axes read rightly on thirds that were found, "
         f"percent: {axes}.",
         "### Where it fails",
-        "The images with the lowest AP50 of their own (left: what is there; right: what was found with a score of 30 % "
-        "or more):",
+        f"The first eight of the {len(result['worst_image_ids'])} images with the lowest AP50 of their own (left: what "
+        "is there; right: what was found with a score of 30 % or more). The script draws all of them. One known reason "
+        "for large implants: the largest anchor of the config has 64 px.",
         "![The worst images](results/head_curve_worst.jpg)",
         source(result, "head_curve"),
     ]
@@ -157,7 +158,8 @@ def parity_section() -> list[str]:
         f"Both from random weights: the same size of ViT (ViT-Ti), the same multi-label head and recipe "
         f"([`{result['config']}`](../{result['config']}) on whole images of 224 px), {result['image_passes']} passes "
         f"of {result['num_train']} training images, evaluated on the validation part, seeds "
-        f"{', '.join(map(str, result['seeds']))}; only the backbone differs. Their speed stands below.",
+        f"{', '.join(map(str, result['seeds']))}; only the backbone differs. The speed of the two "
+        "at the size of ViT-B stands below; nobody has trained these.",
         table(metric_rows(backbones), ["", *METRICS.values(), "axes"]),
         table(difference_rows(backbones), ["", "metric", "difference", "95 % interval"]),
         source(result, "vitdet_parity"),

@@ -13,6 +13,7 @@ An interrupted run goes on when it is started again with the same --work.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import tempfile
 from functools import partial
@@ -85,6 +86,12 @@ def write_sheet(pictures: list[Path], path: Path) -> None:
         smaller = image.resize((COLUMN, image.height * COLUMN // image.width), Image.Resampling.LANCZOS)
         sheet.paste(smaller, (place % 2 * COLUMN, place // 2 * height))
     sheet.save(path, quality=80)
+
+
+def hours_of(run: Path) -> float:
+    """Duration of a training, from the time of an iteration that its metrics tell."""
+    lines = [json.loads(line) for line in (run / "metrics.json").read_text(encoding="utf-8").splitlines()]
+    return float(np.mean([line["time"] for line in lines if "time" in line])) * (lines[-1]["iteration"] + 1) / 3600
 
 
 def draw_curve(curve: dict[int, dict[str, Any]], final: dict[str, Any], path: Path) -> None:
@@ -163,7 +170,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_images": arguments.images,
         "config": arguments.config,
         "options": arguments.options,
-        "final": {"num_train": num_train, "image_passes": arguments.final_passes, **best},
+        "final": {
+            **{"num_train": num_train, "image_passes": arguments.final_passes, "hours": hours_of(final())},
+            **best,
+        },
         "worst_image_ids": worst,
         "image_passes": arguments.passes,
         "by_training_images": curve,
