@@ -126,25 +126,27 @@ def curve_section() -> list[str]:
 
 
 def pixels_section() -> list[str]:
-    """What more pixels at test time give."""
+    """What more pixels at test time give, before and after a training on all scales."""
     result = read("head_pixels")
-    rows = [
-        [
-            kind,
-            size,
-            *(f"{found[key]:.1f}" for key in METRICS),
-            f"{mean(a['accuracy'] for a in found['axes'].values()):.1f}",
+
+    def rows(by_kind: dict[str, Any]) -> str:
+        cells = [
+            [kind, size, *(f"{found[key]:.1f}" for key in METRICS)]
+            for kind, of_kind in by_kind.items()
+            for size, found in of_kind["sizes"].items()
         ]
-        for kind, of_kind in result["by_kind"].items()
-        for size, found in of_kind["sizes"].items()
-    ]
+        return table(cells, ["", "pixels", *METRICS.values()])
+
     counts = " and ".join(f"{of_kind['num_images']} {kind}" for kind, of_kind in result["by_kind"].items())
     return [
         "### What more pixels give",
         "Most of the worst are panoramics, whose thirds are a few pixels wide. The final detector, without more "
         f"training, on the first {counts} radiographs of the test set, at other lengths of the shorter edge, and with "
         "what two lengths find united (`TEST.AUG`):",
-        table(rows, ["", "pixels", *METRICS.values(), "axes"]),
+        rows(result["by_kind"]),
+        f"The same after {result['image_passes']} more crops, now of all scales (`{' '.join(result['options'])}`); one "
+        "seed, and more training by itself:",
+        rows(result["after_all_scales"]),
         source(result, "head_pixels"),
     ]
 

@@ -1,11 +1,12 @@
 """What more pixels at test time give a trained part detector, on periapical and on panoramic radiographs.
 
-    python benchmarks/head_pixels.py RUN DATA [--images N] [--sizes 368 736]
+    python benchmarks/head_pixels.py RUN DATA [--images N] [--sizes 368 736] [--passes P]
     python benchmarks/head_pixels.py --smoke
 
-RUN: OUTPUT_DIR of a detector trained on fold 0 of the phantom in DATA (head_curve.py's WORK/final and WORK/phantom).
-N test images of each kind are evaluated at every size of their shorter edge, and with what all sizes find united
-(TEST.AUG). What is finished in RUN is not evaluated again.
+RUN: OUTPUT_DIR of a detector of configs/idd_tiny.yaml, trained on fold 0 of the phantom in DATA (head_curve.py's
+WORK/final and WORK/phantom). N test images of each kind are evaluated at every size of their shorter edge, and with
+what all sizes find united (TEST.AUG). Then the same after the detector was trained on for P crops of all scales, which
+show a radiograph as it is at the smallest of the sizes or larger. What is finished in RUN is not done again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.trainer import Trainer
 
 KINDS = ("periapical", "panoramic")
+CONFIG = "configs/idd_tiny.yaml"
+# Of 256 px, as in the config: the radiograph that is seen has a shorter edge of 256 to 730 px.
+ALL_SCALES = ("INPUT.CROP.TYPE", "relative_range", "INPUT.CROP.SIZE", "[0.35, 0.35]", "SOLVER.BASE_LR", "0.0003")
 
 
 def found_at(run: Path, data: Path, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -47,8 +51,8 @@ def found_at(run: Path, data: Path, sizes: tuple[int, ...]) -> list[dict[str, An
     return runs.detections(out)
 
 
-def measure(run: Path, data: Path, num_images: int, sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Metrics by kind of radiograph and size."""
+def measure(run: Path, data: Path, work: Path, num_images: int, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Metrics of ``run`` by kind of radiograph and size; the parts of the test set get folders in ``work``."""
     kinds = {image["id"]: image["modality"] for image in load_idd(data)["images"]}
     truth = runs.ground_truth(data, "test")
     told: dict[str, Any] = {}
@@ -56,7 +60,7 @@ def measure(run: Path, data: Path, num_images: int, sizes: tuple[int, ...]) -> d
         ids = [image_id for image_id in load_folds(data)["test"] if kinds[image_id] == kind][:num_images]
         if not ids:
             continue  # a small phantom
-        folder = subset(data, run / f"{kind}_{len(ids)}", test=ids)
+        folder = subset(data, work / f"{kind}_{len(ids)}", test=ids)
         own = truth | {
             "images": [image for image in truth["images"] if image["id"] in set(ids)],
             "annotations": [record for record in truth["annotations"] if record["image_id"] in set(ids)],
@@ -75,6 +79,14 @@ def measure(run: Path, data: Path, num_images: int, sizes: tuple[int, ...]) -> d
     return told
 
 
+def trained_on(run: Path, data: Path, passes: int, config: str = CONFIG, options: tuple[str, ...] = ()) -> Path:
+    """The detector of ``run`` after more training on crops of all scales."""
+    epochs = passes / sum(len(fold) for fold in load_folds(data)["folds"][1:])
+    length = ("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12, "SOLVER.EVAL_EPOCHS", epochs)
+    weights = ("MODEL.WEIGHTS", run / "model_final.pth")
+    return runs.train(run / "all_scales", data, (*length, *weights, *ALL_SCALES, *options), config)
+
+
 def main() -> None:
     """Evaluate what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,6 +94,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", help="dataset folder")
     parser.add_argument("--images", type=int, default=132, help="of each kind, at most")
     parser.add_argument("--sizes", type=int, nargs="+", default=[368, 736])
+    parser.add_argument("--passes", type=int, default=8000, help="crops of the training on all scales")
     parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
     args = parser.parse_args()
     if args.smoke:
@@ -89,11 +102,18 @@ def main() -> None:
             data = runs.make_phantom(Path(folder) / "phantom", 60)
             length = ("SOLVER.MAX_EPOCHS", 1.0, "SOLVER.WARMUP_EPOCHS", 0.1, "SOLVER.EVAL_EPOCHS", 1.0)
             run = runs.train(Path(folder) / "run", data, (*length, *runs.HEAD, *runs.SMOKE))
-            print(measure(run, data, 4, (64, 96)))
+            print(measure(run, data, run, 4, (64, 96)))
+            after = trained_on(run, data, 24, runs.CONFIG, (*runs.HEAD, *runs.SMOKE))
+            print(measure(after, data, run, 4, (64, 96)))
     elif args.data is None:
         parser.error("RUN and DATA are needed")
     else:
-        write_result("head_pixels", {"by_kind": measure(args.run, args.data, args.images, tuple(args.sizes))})
+        after = trained_on(args.run, args.data, args.passes)
+        rows = {
+            key: measure(run, args.data, args.run, args.images, tuple(args.sizes))
+            for key, run in (("by_kind", args.run), ("after_all_scales", after))
+        }
+        write_result("head_pixels", {"config": CONFIG, "image_passes": args.passes, "options": ALL_SCALES, **rows})
 
 
 if __name__ == "__main__":
