@@ -137,6 +137,13 @@ def pixels_section() -> list[str]:
         ]
         return table(cells, ["", "pixels", *METRICS.values()])
 
+    after = []
+    if "after_all_scales" in result:
+        after = [
+            f"The same after {result['image_passes']} more crops, now of all scales (`{' '.join(result['options'])}`); "
+            "one seed, and more training by itself:",
+            rows(result["after_all_scales"]),
+        ]
     counts = " and ".join(f"{of_kind['num_images']} {kind}" for kind, of_kind in result["by_kind"].items())
     return [
         "### What more pixels give",
@@ -144,9 +151,7 @@ def pixels_section() -> list[str]:
         f"training, on the first {counts} radiographs of the test set, at other lengths of the shorter edge, and with "
         "what two lengths find united (`TEST.AUG`):",
         rows(result["by_kind"]),
-        f"The same after {result['image_passes']} more crops, now of all scales (`{' '.join(result['options'])}`); one "
-        "seed, and more training by itself:",
-        rows(result["after_all_scales"]),
+        *after,
         source(result, "head_pixels"),
     ]
 

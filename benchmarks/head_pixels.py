@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", help="dataset folder")
     parser.add_argument("--images", type=int, default=132, help="of each kind, at most")
     parser.add_argument("--sizes", type=int, nargs="+", default=[368, 736])
-    parser.add_argument("--passes", type=int, default=8000, help="crops of the training on all scales")
+    parser.add_argument("--passes", type=int, default=8000, help="crops of the training on all scales; 0: none")
     parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
     args = parser.parse_args()
     if args.smoke:
@@ -108,12 +108,13 @@ def main() -> None:
     elif args.data is None:
         parser.error("RUN and DATA are needed")
     else:
-        after = trained_on(args.run, args.data, args.passes)
-        rows = {
-            key: measure(run, args.data, args.run, args.images, tuple(args.sizes))
-            for key, run in (("by_kind", args.run), ("after_all_scales", after))
-        }
-        write_result("head_pixels", {"config": CONFIG, "image_passes": args.passes, "options": ALL_SCALES, **rows})
+        sizes = tuple(args.sizes)
+        told: dict[str, Any] = {"by_kind": measure(args.run, args.data, args.run, args.images, sizes)}
+        if args.passes:
+            after = trained_on(args.run, args.data, args.passes)
+            told |= {"config": CONFIG, "image_passes": args.passes, "options": ALL_SCALES}
+            told |= {"after_all_scales": measure(after, args.data, args.run, args.images, sizes)}
+        write_result("head_pixels", told)
 
 
 if __name__ == "__main__":
