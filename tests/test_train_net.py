@@ -69,7 +69,8 @@ def test_a_killed_training_is_resumed_and_evaluated(idd_root, tiny_cfg, tmp_path
         command(*options, "OUTPUT_DIR", killed), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        while not (killed / "model_0000002.pth").exists():
+        # The tag is written after the checkpoint, and a resume goes by the tag.
+        while not (killed / "last_checkpoint").exists() or not (killed / "last_checkpoint").read_text():
             assert process.poll() is None, "ended before its first checkpoint"
             time.sleep(0.01)
     finally:
