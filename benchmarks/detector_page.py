@@ -166,7 +166,7 @@ def parity_section() -> list[str]:
         f"([`{result['config']}`](../{result['config']}) on whole images of 224 px), {result['image_passes']} passes "
         f"of {result['num_train']} training images, evaluated on the validation part, seeds "
         f"{', '.join(map(str, result['seeds']))}; only the backbone differs. The speed of the two "
-        "at the size of ViT-B stands below; nobody has trained these.",
+        "at the size of ViT-B stands below; neither was trained at that size.",
         table(metric_rows(backbones), ["", *METRICS.values(), "axes"]),
         table(difference_rows(backbones), ["", "metric", "difference", "95 % interval"]),
         source(result, "vitdet_parity"),
