@@ -77,7 +77,7 @@ def long_tail_section() -> list[str]:
     result = read("long_tail")
     return [
         "## Losses for long tails",
-        f"The final detector of the section above is trained on, for {result['image_passes']} crops with each loss "
+        f"The final detector above is trained on, for {result['image_passes']} crops with each loss "
         f"([`{result['config']}`](../{result['config']}) from the start of its schedule), and evaluated on "
         f"{result['num_val']} validation images; seeds {', '.join(map(str, result['seeds']))}. Federated: *no* counts "
         "for the categories of a batch and for others that are drawn, until they are half of all. Seesaw: *no* is "
@@ -107,8 +107,8 @@ def curve_section() -> list[str]:
     return [
         "## The best that a CPU has trained",
         f"[`{result['config']}`](../{result['config']}){options}. All are evaluated on the test patients. The final "
-        f"detector saw {final['image_passes']} crops out of {final['num_train']} radiographs in "
-        f"{final['hours']:.1f} hours (one seed); the curve beside it has {result['image_passes']} crops for every size "
+        f"detector saw {final['image_passes']} crops out of {final['num_train']} radiographs "
+        f"(one seed); the curve beside it has {result['image_passes']} crops for every size "
         f"of the training set, {num_seeds} seeds, mean ± SD.",
         table([[f"final, {final['num_train']}", *best], *rows], ["training images", *METRICS.values()]),
         "![AP50 against the number of training images](results/head_curve.png)",
@@ -118,8 +118,8 @@ def curve_section() -> list[str]:
         f"percent: {axes}.",
         "### Where it fails",
         f"The first eight of the {len(result['worst_image_ids'])} images with the lowest AP50 of their own (left: what "
-        "is there; right: what was found with a score of 30 % or more). The script draws all of them. One known reason "
-        "for large implants: the largest anchor of the config has 64 px.",
+        "is there; right: what was found with a score of 30 % or more). The script draws all of them. The largest "
+        "anchor of the config has 64 px; larger ones were not tried.",
         "![The worst images](results/head_curve_worst.jpg)",
         source(result, "head_curve"),
     ]

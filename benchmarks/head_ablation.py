@@ -11,13 +11,11 @@ again with the same --work.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import head_runs as runs
-from _record import write_result
 
 STOCK = ("MODEL.ROI_HEADS.NAME", "StandardROIHeads")
 STEPS = {
@@ -46,24 +44,10 @@ def settings() -> dict[str, list[str]]:
 
 def main() -> None:
     """Train what is missing, then compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("output/head_ablation"), help="data and runs")
-    parser.add_argument("--images", type=int, default=1000, help="size of the phantom")
+    parser = runs.parser_of(__doc__, "head_ablation", images=1000)
     parser.add_argument("--epochs", type=float, default=12.0)
     parser.add_argument("--start-epochs", type=float, default=24.0, help="of the detector that all settings start from")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
-    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … for every setting")
-    arguments = parser.parse_args()
-    if arguments.smoke:
-        with tempfile.TemporaryDirectory() as folder:
-            arguments.work, arguments.images = Path(folder), 40
-            arguments.epochs = arguments.start_epochs = 1.0
-            arguments.seeds, arguments.options = [0, 1], list(runs.SMOKE)
-            print(measure(arguments))
-    else:
-        write_result("head_ablation", measure(arguments))
+    runs.report("head_ablation", parser.parse_args(), measure, epochs=1.0, start_epochs=1.0)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -71,11 +55,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     data = runs.make_phantom(arguments.work / "phantom", arguments.images)
 
     def training(name: str, epochs: float, *options: object) -> Path:
-        lengths = (
-            *("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12, "SOLVER.EVAL_EPOCHS", epochs / 2),
-            *("TEST.DETECTIONS_PER_IMAGE", 300, *arguments.options),
-        )
-        return runs.train(arguments.work / name, data, (*lengths, *options))
+        common = (*runs.lengths(epochs), "TEST.DETECTIONS_PER_IMAGE", 300, *arguments.options)
+        return runs.train(arguments.work / name, data, (*common, *options))
 
     whole = f"('{runs.dataset_name(data, 'train_fold0')}_systems',)"
     training("whole_implants", arguments.start_epochs, *STOCK, "DATASETS.TRAIN", whole)

@@ -13,16 +13,14 @@ An interrupted run goes on when it is started again with the same --work.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import head_runs as runs
 import numpy as np
-from _record import RESULTS, write_result
+from _record import RESULTS
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -88,12 +86,6 @@ def write_sheet(pictures: list[Path], path: Path) -> None:
     sheet.save(path, quality=80)
 
 
-def hours_of(run: Path) -> float:
-    """Duration of a training, from the time of an iteration that its metrics tell."""
-    lines = [json.loads(line) for line in (run / "metrics.json").read_text(encoding="utf-8").splitlines()]
-    return float(np.mean([line["time"] for line in lines if "time" in line])) * (lines[-1]["iteration"] + 1) / 3600
-
-
 def draw_curve(curve: dict[int, dict[str, Any]], final: dict[str, Any], path: Path) -> None:
     """AP50 against the number of training images: mean and range over the seeds, and the final detector as a star."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
@@ -118,18 +110,14 @@ def draw_curve(curve: dict[int, dict[str, Any]], final: dict[str, Any], path: Pa
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing, evaluate, and draw the worst."""
     data = runs.make_phantom(arguments.work / "phantom", arguments.images)
-    num_train = sum(len(fold) for fold in load_folds(data)["folds"][1:])
+    num_train = runs.num_train(data)
     sizes = [size for size in arguments.sizes if size < num_train] + [num_train]
     smaller = {size: subset(data, arguments.work / f"train_{size}", num_train=size) for size in sizes}
     truth = runs.ground_truth(data, "test")
 
     def training(name: str, size: int, passes: int, seed: int) -> Path:
-        epochs = passes / size
-        lengths = (
-            *("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12, "SOLVER.EVAL_EPOCHS", epochs / 8),
-            *("TEST.DETECTIONS_PER_IMAGE", 300, "SEED", seed),
-        )
-        options = (*lengths, *arguments.options)
+        length = runs.lengths(passes / size, num_checkpoints=8)
+        options = (*length, "TEST.DETECTIONS_PER_IMAGE", 300, "SEED", seed, *arguments.options)
         run = runs.train(arguments.work / name, smaller[size], options, arguments.config)
         runs.detect(run, smaller[size], "test")
         return run
@@ -170,10 +158,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_images": arguments.images,
         "config": arguments.config,
         "options": arguments.options,
-        "final": {
-            **{"num_train": num_train, "image_passes": arguments.final_passes, "hours": hours_of(final())},
-            **best,
-        },
+        "final": {"num_train": num_train, "image_passes": arguments.final_passes, **best},
         "worst_image_ids": worst,
         "image_passes": arguments.passes,
         "by_training_images": curve,
@@ -182,27 +167,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Train what is missing, then write the curve."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("output/head_curve"), help="data, runs and pictures")
-    parser.add_argument("--images", type=int, default=5572, help="size of the phantom")
+    parser = runs.parser_of(__doc__, "head_curve", images=5572)
     parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000], help="subsets; the whole set comes last")
     parser.add_argument("--final-passes", type=int, default=36000, help="images that the final detector sees")
     parser.add_argument("--passes", type=int, default=4000, help="images that each training of the curve sees")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the curve; the final has the first")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--config", default="configs/idd_tiny.yaml")
-    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of all trainings")
-    arguments = parser.parse_args()
-    if arguments.smoke:
-        with tempfile.TemporaryDirectory() as folder:
-            arguments.work, arguments.images, arguments.sizes = Path(folder), 40, [8]
-            arguments.passes = arguments.final_passes = 24
-            arguments.seeds, arguments.options = [0, 1], list(runs.SMOKE)
-            print(measure(arguments))
-            print("pictures:", len(list((arguments.work / "worst").glob("*.png"))))
-    else:
-        write_result("head_curve", measure(arguments))
+    runs.report("head_curve", parser.parse_args(), measure, sizes=[8], passes=24, final_passes=24)
 
 
 if __name__ == "__main__":

@@ -81,8 +81,7 @@ def measure(run: Path, data: Path, work: Path, num_images: int, sizes: tuple[int
 
 def trained_on(run: Path, data: Path, passes: int, config: str = CONFIG, options: tuple[str, ...] = ()) -> Path:
     """The detector of ``run`` after more training on crops of all scales."""
-    epochs = passes / sum(len(fold) for fold in load_folds(data)["folds"][1:])
-    length = ("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12, "SOLVER.EVAL_EPOCHS", epochs)
+    length = runs.lengths(passes / runs.num_train(data))
     weights = ("MODEL.WEIGHTS", run / "model_final.pth")
     return runs.train(run / "all_scales", data, (*length, *weights, *ALL_SCALES, *options), config)
 
@@ -100,8 +99,7 @@ def main() -> None:
     if args.smoke:
         with tempfile.TemporaryDirectory() as folder:
             data = runs.make_phantom(Path(folder) / "phantom", 60)
-            length = ("SOLVER.MAX_EPOCHS", 1.0, "SOLVER.WARMUP_EPOCHS", 0.1, "SOLVER.EVAL_EPOCHS", 1.0)
-            run = runs.train(Path(folder) / "run", data, (*length, *runs.HEAD, *runs.SMOKE))
+            run = runs.train(Path(folder) / "run", data, (*runs.lengths(1.0), *runs.HEAD, *runs.SMOKE))
             print(measure(run, data, run, 4, (64, 96)))
             after = trained_on(run, data, 24, runs.CONFIG, (*runs.HEAD, *runs.SMOKE))
             print(measure(after, data, run, 4, (64, 96)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from _paired import paired_difference
+from _record import write_result
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torchvision.ops import box_convert, box_iou
 
 from implantdet.config import add_implantdet_config
+from implantdet.data.idd import load_folds
 from implantdet.data.register import register_idd
 from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.trainer import Trainer
@@ -39,6 +43,43 @@ SMOKE = (
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.005"),  # such a model is sure of nothing
 )
+
+
+def parser_of(doc: str | None, name: str, images: int) -> argparse.ArgumentParser:
+    """A parser with what these benchmarks have in common; ``name`` is that of their folder under ``output/``."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("output") / name, help="data and runs")
+    parser.add_argument("--images", type=int, default=images, help="size of the phantom")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of all trainings")
+    return parser
+
+
+def report(
+    name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]], **smoke: Any
+) -> None:
+    """Write what was measured to ``results/<name>.json``; with ``--smoke``, print it for small values of arguments."""
+    if not arguments.smoke:
+        write_result(name, measure(arguments))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        small = {"work": Path(folder), "images": 40, "seeds": [0, 1], "options": list(SMOKE), **smoke}
+        print(measure(argparse.Namespace(**vars(arguments) | small)))
+
+
+def num_train(data: Path) -> int:
+    """Number of training images of fold 0 of a dataset folder."""
+    return sum(len(fold) for fold in load_folds(data)["folds"][1:])
+
+
+def lengths(epochs: float, num_checkpoints: int = 2) -> tuple[object, ...]:
+    """Options of the length of a training, a twelfth of it warm-up."""
+    return (
+        *("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12),
+        *("SOLVER.EVAL_EPOCHS", epochs / num_checkpoints),
+    )
 
 
 def make_phantom(folder: Path, images: int, seed: int = 0, preset: str = "idd") -> Path:

@@ -11,16 +11,11 @@ validation part. An interrupted run goes on when it is started again with the sa
 from __future__ import annotations
 
 import argparse
-import tempfile
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import _vitdet  # noqa: F401  registers Detectron2's ViT
 import head_runs as runs
-from _record import write_result
-
-from implantdet.data.idd import load_folds
 
 BACKBONES = {
     "detectron2's ViTDet": ("vitdet", "benchmarks/compared_train.py"),
@@ -37,9 +32,8 @@ WHOLE = (
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing, then compare."""
     data = runs.make_phantom(arguments.work / "phantom", arguments.images)
-    num_train = sum(len(fold) for fold in load_folds(data)["folds"][1:])
-    epochs = arguments.passes / num_train
-    length = ("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", epochs / 12, "SOLVER.EVAL_EPOCHS", epochs / 2)
+    num_train = runs.num_train(data)
+    length = runs.lengths(arguments.passes / num_train)
     trainings = {
         (name, seed): partial(
             runs.train,
@@ -69,22 +63,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Train what is missing, then write the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("output/vitdet_parity"), help="data and runs")
-    parser.add_argument("--images", type=int, default=2000, help="size of the phantom")
+    parser = runs.parser_of(__doc__, "vitdet_parity", images=2000)
     parser.add_argument("--passes", type=int, default=6000, help="images that each training sees")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
-    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … for both sides")
-    arguments = parser.parse_args()
-    if arguments.smoke:
-        with tempfile.TemporaryDirectory() as folder:
-            arguments.work, arguments.images, arguments.passes = Path(folder), 40, 24
-            arguments.seeds, arguments.options = [0, 1], list(runs.SMOKE)
-            print(measure(arguments))
-    else:
-        write_result("vitdet_parity", measure(arguments))
+    runs.report("vitdet_parity", parser.parse_args(), measure, passes=24)
 
 
 if __name__ == "__main__":

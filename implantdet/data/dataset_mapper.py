@@ -98,15 +98,16 @@ class RadiographMapper(DatasetMapper):
                     f"{dataset_dict['file_name']}: a mask is a run-length code; set INPUT.MASK_FORMAT to 'bitmask', "
                     "which takes polygons too"
                 )
+        # Detectron2's steps, but with gt_implants before what is empty is dropped.
         size = image_shape[-2:]
-        annotations = [
-            utils.transform_instance_annotations(annotation, transforms, size)
-            for annotation in self._left_by_crop(dataset_dict.pop("annotations"), transforms, size)
-            if not annotation.get("iscrowd", 0)
-        ]
-        if not self.use_instance_mask:
-            for annotation in annotations:
+        annotations = []
+        for annotation in self._left_by_crop(dataset_dict.pop("annotations"), transforms, size):
+            if annotation.get("iscrowd", 0):
+                continue
+            annotation.pop("keypoints", None)
+            if not self.use_instance_mask:
                 annotation.pop("segmentation", None)
+            annotations.append(utils.transform_instance_annotations(annotation, transforms, size))
         instances = utils.annotations_to_instances(annotations, size, mask_format=self.instance_mask_format)
         instances.gt_implants = torch.tensor([a.get("implant_id", -1) for a in annotations], dtype=torch.int64)
         if self.recompute_boxes:  # of what a crop left of the mask
