@@ -187,6 +187,12 @@ def test_annotations_keep_the_number_of_their_implant(record):
     assert instances.gt_implants.tolist() == [9, -1]
 
 
+def test_keypoints_of_foreign_annotations_do_no_harm(record):
+    record["annotations"][0]["keypoints"] = [10.0, 10.0, 2.0]
+    flipped = RadiographMapper(config(INPUT__FLIP_PROB=1.0), is_train=True)(record)
+    assert flipped["instances"].get_fields().keys() == {"gt_boxes", "gt_classes", "gt_implants"}
+
+
 def test_the_thirds_are_those_of_the_training_set(tiny_cfg):
     cfg = tiny_cfg()
     mapper = RadiographMapper(cfg, is_train=True)

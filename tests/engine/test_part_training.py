@@ -46,6 +46,8 @@ def test_parts_and_systems_train_together(tiny_cfg, options):
         for layer in ("cls_score", "bbox_pred"):
             assert f"roi_heads.box_predictor{stage}.{layer}.weight" in moved
     assert metrics["total_loss"] < 100  # finite, too
+    recalls = {name for name in metrics if name.endswith("label_recall")}  # that of the multi-label predictor
+    assert len(recalls) == len(predictors)
     found = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert found["num_detections"] > 0
     assert set(found["bbox"]["per_class"]) == {

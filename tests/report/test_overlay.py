@@ -104,11 +104,9 @@ def test_notes_are_numbered_as_one_reads():
 
 
 def test_many_notes_are_written_smaller():
-    """Eight implants of five lines fit: the last colour is there, and no ellipsis."""
-    detections = [
-        Detection((10 * i, 10, 10 * i + 5, 90), f"line {k}", "", implant_id=i) for i in range(8) for k in range(4)
-    ]
-    detections += [Detection((10 * i, 10, 10 * i + 5, 60), "ITI", "system", implant_id=i) for i in range(8)]
+    """Eight implants of five lines fit: forty lines of 20 pixels would not."""
+    boxes = [(10 * i, 10 * k, 10 * i + 5, 10 * k + 9) for i in range(8) for k in range(5)]
+    detections = [Detection(box, f"line {k}", "", implant_id=k // 5) for k, box in enumerate(boxes)]
     panel = np.asarray(draw_panel(np.zeros((400, 600), np.uint8), detections, ""))
     assert not (panel[-LINE:, -COLUMN:] == TEXT).all(-1).any()
     rows = np.flatnonzero((panel[:, -COLUMN:] == OTHER_COLOUR).all(-1).any(1))
