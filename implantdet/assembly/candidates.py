@@ -97,7 +97,11 @@ def weak_wholes(members: Indices, parts: Parts) -> Indices:
         members: [C, 4] implants of the image.
         parts: of the image.
     """
-    wholes = np.setdiff1d(np.flatnonzero(parts.slots == WHOLE), members[:, WHOLE])
+    unexplained = parts.slots == WHOLE
+    unexplained[members[members[:, WHOLE] >= 0, WHOLE]] = False
+    wholes = np.flatnonzero(unexplained)
+    if not len(wholes):
+        return np.empty((0, len(SLOTS)), np.intp)
     order = wholes[np.argsort(-parts.alone[wholes], kind="stable")]
     there = (members >= 0)[..., None]
     low = np.where(there, parts.boxes[members, :2], np.inf).min(axis=1)

@@ -67,10 +67,10 @@ def _by_shares(which: Indices, part: Indices, costs: Array, alone: Array) -> tup
     first = np.ones(len(order), bool)
     first[1:] = part[order][1:] != part[order][:-1]
     wins = order[first & (share[order] <= cheapest[part[order]] + SLACK)]
-    chosen = np.flatnonzero(np.bincount(which[wins], minlength=len(costs)) == count)
+    chosen = np.bincount(which[wins], minlength=len(costs)) == count
     settled = cheapest >= alone - SLACK  # nothing is cheaper than to leave it
-    settled[part[np.isin(which, chosen)]] = True
-    return chosen, settled
+    settled[part[chosen[which]]] = True
+    return np.flatnonzero(chosen), settled
 
 
 def _components(which: Indices, part: Indices, num_candidates: int, num_parts: int) -> Indices:
