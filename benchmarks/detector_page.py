@@ -46,9 +46,15 @@ def difference_rows(table_of: dict[str, Any]) -> list[list[str]]:
 
 
 def axis_rows(table_of: dict[str, Any]) -> list[list[str]]:
-    """Accuracy of every axis, settings across."""
+    """Accuracy of every axis, settings across, with the interval of the difference to the setting before it."""
     axes = sorted(set().union(*(setting["axes"] for setting in table_of.values())))
-    return [[axis, *(f"{setting['axes'][axis]['accuracy']:.0f}" for setting in table_of.values())] for axis in axes]
+    return [[axis, *(axis_cell(setting, axis) for setting in table_of.values())] for axis in axes]
+
+
+def axis_cell(setting: dict[str, Any], axis: str) -> str:
+    """Accuracy of an axis, percent; in brackets the 95 % interval of the difference, where there is one."""
+    interval = setting.get("axes_difference", {}).get(axis, {}).get("ci95")
+    return f"{setting['axes'][axis]['accuracy']:.0f}" + (" [{:+.0f}, {:+.0f}]".format(*interval) if interval else "")
 
 
 def ablation_section() -> list[str]:

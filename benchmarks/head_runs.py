@@ -259,9 +259,15 @@ def compared(
     rows = list(table.values())
     for before, after in zip([rows[0]] * len(rows) if with_first else rows, rows[1:], strict=False):
         after["difference"] = paired_differences(after["by_seed"], before["by_seed"])
+        after["axes_difference"] = paired_differences(*(_accuracies(row["axes"]) for row in (after, before)))
     for row in table.values():
         row["axes"] = _mean_accuracy(list(row["axes"].values()))
     return table
+
+
+def _accuracies(by_seed: dict[int, dict[str, dict[str, float]]]) -> dict[int, dict[str, float]]:
+    """By seed, the accuracy of every axis."""
+    return {seed: {axis: figures["accuracy"] for axis, figures in axes.items()} for seed, axes in by_seed.items()}
 
 
 def _mean_accuracy(by_seed: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
