@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
     """Run one process of the training or evaluation."""
     try:
         cfg = setup(args)
-    except ValueError as error:  # of what the user wrote: a traceback would hide it
+    except (ValueError, FileNotFoundError) as error:  # of what the user wrote: a traceback would hide it
         sys.exit(f"train_net.py: {error}")
     if args.eval_only:
         return trainer_class(cfg).evaluate(cfg, resume=args.resume)

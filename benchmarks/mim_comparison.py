@@ -282,7 +282,7 @@ def variants(args: argparse.Namespace) -> list[Variant]:
         ]
     chosen = [Variant(name, INITS[name][0], (*lengths[args.epochs[0]], *INITS[name][1])) for name in args.inits]
     # Features of an encoder that has not learned; it is fine-tuned from timm's own initialisation.
-    still = ("SOLVER.BASE_LR", 0.0, "SOLVER.MAX_EPOCHS", 0.001, "SOLVER.WARMUP_EPOCHS", 0.0)
+    still = ("SOLVER.BASE_LR", 1e-12, "SOLVER.MAX_EPOCHS", 0.001, "SOLVER.WARMUP_EPOCHS", 0.0)
     return [variant if variant.name != "random" else variant._replace(options=still) for variant in chosen]
 
 

@@ -165,8 +165,15 @@ def run_help():
     return subprocess.run([*command(), "--help"], capture_output=True, text=True, check=True).stdout
 
 
-def test_a_wrong_key_is_told_in_one_line():
-    done = subprocess.run(command("SOLVER.MAX_EPOCH", 3), capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("SOLVER.MAX_EPOCH", 3, "option: no key SOLVER.MAX_EPOCH; did you mean SOLVER.MAX_EPOCHS?"),
+        ("MODEL.WEIGHTS", "no.pth", "no.pth: no such file; MODEL.WEIGHTS is a .pth file, a URL, or timm://<name>"),
+    ],
+)
+def test_what_the_user_got_wrong_is_told_in_one_line(key, value, told):
+    done = subprocess.run(command(key, value), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.endswith("train_net.py: option: no key SOLVER.MAX_EPOCH; did you mean SOLVER.MAX_EPOCHS?\n")
+    assert done.stderr.endswith(f"train_net.py: {told}\n")

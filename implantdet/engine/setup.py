@@ -19,6 +19,7 @@ from implantdet.data.register import register_idd
 from implantdet.engine.merging import merge
 from implantdet.modeling.implant_roi_heads import CascadeImplantROIHeads, ImplantROIHeads
 from implantdet.modeling.masked_image_model import MaskedImageModel
+from implantdet.modeling.weights import local_checkpoint
 
 CONFIG = "config.yaml"  # Detectron2's name
 
@@ -35,11 +36,14 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         DataError: the dataset folder cannot be used.
+        FileNotFoundError: there is no file ``MODEL.WEIGHTS`` to start from or to evaluate.
         ValueError: as ``merge``, ``check_names``, ``check_part_head`` and ``complete_from_data``.
     """
     cfg = get_cfg()
     add_implantdet_config(cfg)
     merge(cfg, args.config_file, args.opts)
+    if cfg.MODEL.WEIGHTS and not args.resume and "://" not in cfg.MODEL.WEIGHTS:
+        local_checkpoint(cfg.MODEL.WEIGHTS.partition("?")[0])  # said here, before anything is built or written
     # A folder of images needs no dataset; where there is one, its test images must be known to be left out.
     if not trains_on_folder(cfg) or cfg.DATASETS.TEST or (Path(cfg.DATASETS.ROOT) / FOLDS).is_file():
         register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
