@@ -45,7 +45,7 @@ INITS: dict[str, tuple[str, tuple[object, ...]]] = {
     "mde": ("pretrain_mde", ()),
     "mae_light_decoder": ("pretrain_mae", ("MODEL.MIM.DECODER_DEPTH", 2)),
     "mde_upper_layers": ("pretrain_mde", ("MODEL.MIM.TARGET_LAYERS", [6, 7, 8, 9, 10, 11])),
-    "mde_lower_layers": ("pretrain_mde", ("MODEL.MIM.TARGET_LAYERS", [0, 1, 2])),
+    "mde_middle_layers": ("pretrain_mde", ("MODEL.MIM.TARGET_LAYERS", [3, 4, 5])),
     "mde_no_pixels": ("pretrain_mde", ("MODEL.MIM.PIXEL_WEIGHT", 0.0)),
     "mde_patch_embed": ("pretrain_mde", ("MODEL.MIM.TARGET", "patch_embed")),
     "mde_half_masked": ("pretrain_mde", ("MODEL.MIM.MASK_RATIO", 0.5)),

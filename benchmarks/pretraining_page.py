@@ -27,7 +27,7 @@ INITS = {
     "mde": "MDE, our default",
     "mae_light_decoder": "MAE, decoder of 2 blocks",
     "mde_upper_layers": "MDE, targets from blocks 7–12",
-    "mde_lower_layers": "MDE, targets from blocks 1–3",
+    "mde_middle_layers": "MDE, targets from blocks 4–6",
     "mde_no_pixels": "MDE, no pixel term",
     "mde_patch_embed": "MDE, patch embeddings and pixel term",
     "mde_half_masked": "MDE, 50 % masked",
