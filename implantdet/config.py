@@ -111,7 +111,8 @@ def _add_assembly_keys(cfg: CfgNode) -> None:
     cfg.ASSEMBLY.MISS_RATE = 0.05  # share of thirds that go undetected, until calibration measures it, in (0, 1)
     # Nats that it costs to call a part of full score a false positive, until calibration measures it, > 0.
     cfg.ASSEMBLY.FALSE_COST = 12.0
-    cfg.ASSEMBLY.BOX_NOISE = 0.03  # standard deviation of a detected edge, in sides of a third, >= 0
+    # Standard deviation of detected edges, in sides of their box, until calibration measures it, >= 0.
+    cfg.ASSEMBLY.BOX_NOISE = 0.03
     cfg.ASSEMBLY.MERGE_DISTANCE = 0.25  # gap between clusters that are merged, in sides of a part, >= 0
     cfg.ASSEMBLY.MERGE_OVERLAP = 0.25  # share of the smaller cluster's box above which clusters are merged, in (0, 1]
     cfg.ASSEMBLY.MIN_SCORE = 0.05  # threshold of categories that calibration saw too seldom, in [0, 1]

@@ -91,11 +91,11 @@ def pretraining_config(name):
     return cfg
 
 
-def test_the_teacher_of_mde_has_half_of_the_encoders_blocks():
+def test_the_teacher_of_mde_has_a_quarter_of_the_encoders_blocks():
     cfg = pretraining_config("pretrain_mde")
     with torch.device("meta"):
         model = build_model(cfg.merge_from_list(["MODEL.DEVICE", "meta"]) or cfg)
-    assert (len(model.target.teacher.blocks), len(model.encoder.blocks)) == (6, 12)
+    assert (len(model.target.teacher.blocks), len(model.encoder.blocks)) == (3, 12)
 
 
 def test_the_teacher_of_the_demo_leaves_its_random_start():

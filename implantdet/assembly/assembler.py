@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from implantdet.assembly import calibrating, state
 from implantdet.assembly.build import Outline, outlines
 from implantdet.assembly.candidates import WHOLE, Parts, end_to_end, enumerate_candidates, prefer_axis, weak_wholes
 from implantdet.assembly.clustering import k_means, k_means_paper
-from implantdet.assembly.fitting import fit_geometry
+from implantdet.assembly.fitting import TooFewImplantsError, fit_geometry
 from implantdet.assembly.gather import drop_weak, gather, meanings, usable
 from implantdet.assembly.geometry import Array, Indices, mean_axis
-from implantdet.assembly.known import known_implants, readings_per_part
+from implantdet.assembly.known import KnownImplant, known_implants, readings_per_part
 from implantdet.assembly.line_table import axis_values, build_table, count_examples
 from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
@@ -57,7 +58,8 @@ class PartAssembler:
         miss_rate: share of thirds that a detector misses, until ``calibrate`` has measured it, in (0, 1).
         false_cost: nats that it costs to call a part of full score a false positive, until ``calibrate`` has measured
             how far scores can be trusted, > 0.
-        box_noise: standard deviation of a detected edge, in sides of a third, >= 0.
+        box_noise: standard deviation of detected edges, in sides of their box, until ``calibrate`` has measured it
+            across and along the implants, >= 0.
         merge_distance, merge_overlap: thresholds of ``kmeans_paper``, in sides of a part, >= 0, and as a share of its
             box, in (0, 1].
         min_score: threshold of categories that calibration saw too seldom, in [0, 1].
@@ -106,6 +108,7 @@ class PartAssembler:
         self.meanings = meanings(thing_classes, self.taxonomy)
         self.num_slots = len({meaning.slot for meaning in self.meanings if meaning is not None})
         self.state_: state.AssemblerState | None = None
+        self._known_images: list[list[KnownImplant]] = []
 
     @classmethod
     def from_config(cls, cfg: CfgNode, thing_classes: Sequence[str]) -> dict[str, Any]:
@@ -135,6 +138,7 @@ class PartAssembler:
         """
         images = [list(known_implants(record, self.meanings).values()) for record in dataset_dicts]
         known = [implant for image in images for implant in image]
+        self._known_images = images
         model, regressions = fit_geometry(images, self.box_noise)
         declared = build_table(self.lines, self.taxonomy, {})
         self.state_ = state.AssemblerState(
@@ -162,6 +166,11 @@ class PartAssembler:
             zip(detections, known, strict=True), self.meanings, self.score_quantile, self.min_score
         )
         parts = [gather(drop_weak(d, min_scores, typical_best), self.meanings) for d in detections]
+        noise = calibrating.box_noise(zip(parts, known, strict=True), self.box_noise)
+        images = [*self._known_images, *known]
+        with suppress(TooFewImplantsError):  # read from a file, and now few images: what was learned is kept
+            model, regressions = fit_geometry(images, noise)
+            fitted = replace(fitted, model=model, regressions=regressions)
         self.state_ = replace(
             fitted,
             min_scores=min_scores,

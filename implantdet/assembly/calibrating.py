@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torchvision.ops import box_iou
 
 from implantdet.assembly.gather import Detections, Meaning
-from implantdet.assembly.geometry import Array, union
+from implantdet.assembly.geometry import Array, iou, union
 from implantdet.assembly.known import KnownImplant
 from implantdet.assembly.ranking import readings_of
 from implantdet.assembly.ranking_calibration import Sample
@@ -23,6 +23,8 @@ from implantdet.taxonomy import SYSTEM, THIRDS
 MATCH_IOU = 0.5
 RATES = (0.01, 0.5)  # no slot is taken to be missed less or more often
 EXAMPLES = 10  # fewer than this change no threshold
+WEIGHTS = np.linspace(0, 1, 21)
+NORMAL = 1.4826  # standard deviation of a normal distribution by the median of its absolute values
 MAX_LOG_ODDS = 7.0  # of a score
 # Nats that a part has besides the log-odds of being right: right ones stand where an implant has them, by chance hardly
 # any does. A whole implant stands in no such relation, but its thirds lie in it.
@@ -80,6 +82,27 @@ def miss_rates(images: Iterable[tuple[Sequence[Part], Sequence[KnownImplant]]], 
             total[k] += len(truth)
             found[k] += len(match([part.box for part in parts if part.third == slot], truth))
     return np.clip(np.where(total >= EXAMPLES, 1 - found / np.maximum(total, 1), default), *RATES)
+
+
+def box_noise(images: Iterable[tuple[Sequence[Part], Sequence[KnownImplant]]], default: float) -> Array:
+    """[4, 2] standard deviation of the edges of every slot that run across the axis of the implant, and along it.
+
+    In mean sides of the annotated box. Where one third ends and the next begins is less plain than where the implant
+    does. The median counts, so that a part that was matched to the wrong implant makes no difference.
+    """
+    errors: list[tuple[list[float], list[float]]] = [([], []) for _ in SLOTS]
+    for parts, known in images:
+        for k, slot in enumerate(SLOTS):
+            mine = [part.box for part in parts if part.third == slot]
+            truth = [(i.boxes[slot], axis) for i in known if slot in i.boxes and (axis := i.direction) is not None]
+            for index, true in match(mine, [box for box, _ in truth]):
+                box, axis = truth[true]
+                left, top, right, bottom = box
+                error = np.abs(np.array(mine[index]) - box) / ((right - left + bottom - top) / 2)
+                upright = int(np.argmax(np.abs(axis)))  # the edges at right angles to the nearer coordinate axis
+                errors[k][0].extend(error[upright::2].tolist())
+                errors[k][1].extend(error[1 - upright :: 2].tolist())
+    return np.array([[NORMAL * np.median(e) if len(e) >= EXAMPLES else default for e in pair] for pair in errors])
 
 
 def part_features(parts: Sequence[Part]) -> Array:
@@ -154,22 +177,23 @@ def learn_from(
 
 
 def whole_weights(pairs: Iterable[tuple[Implant, KnownImplant]], default: float) -> Array:
-    """[2] weight of the whole-implant box that comes closest to the annotated one, without and with all three thirds.
+    """[2] weight of the whole-implant box, without and with all three thirds: which comes closest to the annotated box.
 
-    The weight minimises the squared error of ``(1 - weight) * parts + weight * whole``.
+    Of ``WEIGHTS``, the one whose ``(1 - weight) * parts + weight * whole`` has the largest mean IoU: what is reported,
+    and less than squared errors the matter of a few bad boxes.
     """
-    sums = np.zeros((2, 2))
-    count = np.zeros(2)
+    boxes: list[list[Array]] = [[], []]
     for implant, known in pairs:
         if implant.whole is not None and implant.parts:
             parts = union(np.array([part.box for part in implant.parts]))
-            whole, truth = np.array(implant.whole.box), np.array(known.box)
-            scale = (truth[2:] - truth[:2]).mean()
-            k = int(len(implant.observed) == len(THIRDS))
-            sums[k] += ((truth - parts) @ (whole - parts) / scale**2, (whole - parts) @ (whole - parts) / scale**2)
-            count[k] += 1
-    weights = np.clip(sums[:, 0] / np.maximum(sums[:, 1], 1e-12), 0, 1)
-    return np.where(count >= EXAMPLES, weights, default)
+            boxes[int(len(implant.observed) == len(THIRDS))].append(np.array([parts, implant.whole.box, known.box]))
+    weights = np.full(2, default)
+    for k, found in enumerate(boxes):
+        if len(found) >= EXAMPLES:
+            parts, whole, truth = np.stack(found, axis=1)
+            mixed = parts + WEIGHTS[:, None, None] * (whole - parts)
+            weights[k] = WEIGHTS[iou(mixed, truth).mean(axis=1).argmax()]
+    return weights
 
 
 def score_features(parts: Sequence[Part], whole: Part | None) -> Array:

@@ -21,6 +21,7 @@ from implantdet.assembly.likelihood import (
     link_features,
     whole_features,
 )
+from implantdet.structures import SLOTS
 from implantdet.taxonomy import SYSTEM, THIRDS
 
 COPIES = 4  # jittered copies of every known implant
@@ -33,13 +34,14 @@ class TooFewImplantsError(ValueError):
 
 
 def fit_geometry(
-    images: Sequence[Sequence[KnownImplant]], box_noise: float, seed: int = 0
+    images: Sequence[Sequence[KnownImplant]], box_noise: Array | float, seed: int = 0
 ) -> tuple[ImplantModel, dict[tuple[Pattern, int], ThirdRegression]]:
     """Likelihoods and regressions from the implants whose three thirds are annotated and not cut by the frame.
 
     Args:
         images: known implants, image by image.
-        box_noise: standard deviation of a detected edge, in mean sides of a third; known boxes are jittered by it.
+        box_noise: standard deviation of detected edges in mean sides of the box, by which known boxes are jittered:
+            one number, or [4, 2] of every slot, for edges that run across the implant's axis and for those along it.
         seed: of the jitter.
 
     Raises:
@@ -54,7 +56,9 @@ def fit_geometry(
         )
     rng = np.random.default_rng(seed)
     clean = np.array([[implant.boxes[third] for third in THIRDS] for implant in known])
-    triples = _jittered(np.tile(clean, (COPIES, 1, 1)), box_noise, rng)
+    noise = np.broadcast_to(box_noise, (len(SLOTS), 2))
+    axes = np.tile(directions(clean), (COPIES, 1))
+    triples = _jittered(np.tile(clean, (COPIES, 1, 1)), axes, noise[: len(THIRDS)], rng)
     u = directions(triples)
     length, width = oriented_size(sizes(triples), u[:, None], 1.0)
     aspects = np.median(width / length, axis=0)
@@ -65,7 +69,7 @@ def fit_geometry(
         aspects,
         StudentT.fit(pairs),
         StudentT.fit([np.concatenate([triple, mirrored])]),
-        _fit_wholes(known, triples, box_noise, rng),
+        _fit_wholes(known, triples, axes, noise[len(THIRDS) :], rng),
         _tilt_std(complete),
     )
     return model, fit_regressions(triples, u, aspects)
@@ -81,19 +85,27 @@ def _tilt_std(images: Sequence[Sequence[KnownImplant]]) -> float:
     return max(MIN_TILT_STD, float(np.sqrt(np.mean(np.concatenate(angles) ** 2)))) if angles else TILT_STD
 
 
-def _jittered(boxes: Array, noise: float, rng: np.random.Generator) -> Array:
+def _jittered(boxes: Array, axes: Array, noise: Array, rng: np.random.Generator) -> Array:
+    """[K, n, 4] boxes with other edges; ``axes`` [K, 2] are the directions of their implants, ``noise`` is [n, 2]."""
     side = sizes(boxes).mean(axis=(-2, -1), keepdims=True)
-    return boxes + noise * side * rng.standard_normal(boxes.shape)
+    share = axes[:, None] ** 2
+    # Of a leaning implant, every edge has its share of both.
+    std = np.sqrt(share * noise[:, :1] ** 2 + (1 - share) * noise[:, 1:] ** 2)
+    jittered = boxes + np.concatenate([std, std], axis=-1) * side * rng.standard_normal(boxes.shape)
+    corners = jittered[..., :2], jittered[..., 2:]
+    return np.concatenate([np.minimum(*corners), np.maximum(*corners)], axis=-1)
 
 
 def _finite(features: Array) -> Array:
     return features[np.isfinite(features).all(axis=1)]
 
 
-def _fit_wholes(known: Sequence[KnownImplant], triples: Array, noise: float, rng: np.random.Generator) -> StudentT:
+def _fit_wholes(
+    known: Sequence[KnownImplant], triples: Array, axes: Array, noise: Array, rng: np.random.Generator
+) -> StudentT:
     """Thirds against whole implants; where none is annotated, the box round the thirds stands for it."""
     whole = np.array([implant.boxes.get(SYSTEM, implant.box) for implant in known] * COPIES)[:, None]
-    whole = _jittered(whole, noise, rng)[:, 0]
+    whole = _jittered(whole, axes, noise, rng)[:, 0]
     samples = []
     for pattern in PATTERNS:
         thirds = triples[:, pattern]

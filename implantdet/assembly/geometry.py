@@ -71,6 +71,12 @@ def intersection_area(a: Array, b: Array) -> Array:
     return np.prod(np.maximum(size, 0), axis=-1)
 
 
+def iou(a: Array, b: Array) -> Array:
+    """Intersection over union of boxes with an area; the leading dimensions broadcast."""
+    shared = intersection_area(a, b)
+    return shared / (np.prod(sizes(a), axis=-1) + np.prod(sizes(b), axis=-1) - shared)
+
+
 def unit(vectors: Array) -> Array:
     """[..., 2] vectors at length 1; (0, 1) for a vector of length 0."""
     norm = np.hypot(vectors[..., 0], vectors[..., 1])[..., None]

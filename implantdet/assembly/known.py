@@ -10,9 +10,9 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from implantdet.assembly.gather import Meaning
-from implantdet.assembly.geometry import Array, union
+from implantdet.assembly.geometry import Array, centres, union, unit
 from implantdet.structures import SLOTS, Box
-from implantdet.taxonomy import SYSTEM
+from implantdet.taxonomy import SYSTEM, THIRDS
 
 EDGE = 1.0  # pixels; a box that comes this close to the frame may be cut
 
@@ -42,6 +42,15 @@ class KnownImplant:
             return self.boxes[SYSTEM]
         x0, y0, x1, y1 = union(np.array(list(self.boxes.values()))).tolist()
         return (x0, y0, x1, y1)
+
+    @property
+    def direction(self) -> Array | None:
+        """[2] from the first annotated third to the last; None with fewer than two."""
+        thirds = [self.boxes[third] for third in THIRDS if third in self.boxes]
+        if len(thirds) < 2:
+            return None
+        first, last = centres(np.array([thirds[0], thirds[-1]]))
+        return unit(last - first)
 
 
 def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) -> dict[int, KnownImplant]:

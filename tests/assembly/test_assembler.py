@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from detectron2.config import get_cfg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -249,3 +250,34 @@ def test_the_config_reaches_the_assembler():
     }
     cfg.ASSEMBLY.METHOD = "kmeans"
     assert PartAssembler(cfg, CLASSES).method == "kmeans"
+
+
+def noisy(record, rng, noise):
+    """Detections of all parts with edges moved by ``noise`` of their box along the (upright) implants."""
+    instances = detections(record)
+    boxes = instances.pred_boxes.tensor
+    moved = torch.from_numpy(rng.normal(0, noise, (len(boxes), 2))).to(boxes)
+    boxes[:, 1::2] += moved * (boxes[:, 2:] - boxes[:, :2]).mean(dim=1, keepdim=True)
+    return instances
+
+
+def test_calibration_learns_the_geometry_anew_with_the_noise_that_it_measures():
+    rng, records = np.random.default_rng(0), scenes(30, seed=5)
+    precise, loose = (
+        PartAssembler(CLASSES).fit(scenes(40)).calibrate(records, [noisy(r, rng, noise) for r in records])
+        for noise in (0.0, 0.15)
+    )
+    assert np.linalg.det(loose.state_.model.triple.precision[0]) < np.linalg.det(
+        precise.state_.model.triple.precision[0]
+    )
+    inferred = ((0,), 1)
+    assert loose.state_.regressions[inferred].std[0] > precise.state_.regressions[inferred].std[0]
+
+
+def test_calibration_on_few_images_keeps_the_geometry_that_was_loaded(tmp_path):
+    fitted().save(tmp_path / "assembler.json")
+    records = scenes(2, seed=5)
+    loaded = PartAssembler(CLASSES).load(tmp_path / "assembler.json")
+    before = loaded.state_.model.triple.precision.copy()
+    loaded.calibrate(records, [detections(r) for r in records])
+    assert (loaded.state_.model.triple.precision == before).all()

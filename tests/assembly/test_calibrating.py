@@ -5,8 +5,9 @@ from sklearn.linear_model import LogisticRegression
 
 from implantdet.assembly import calibrating
 from implantdet.assembly.gather import usable
-from implantdet.assembly.known import known_implants
+from implantdet.assembly.known import KnownImplant, known_implants
 from implantdet.structures import Implant, Part, Reading
+from implantdet.taxonomy import THIRDS
 
 MEANINGS = fitted().meanings
 BOX = (0.0, 0.0, 30.0, 90.0)
@@ -57,7 +58,42 @@ def test_rates_of_misses():
     assert none.tolist() == [0.05] * 4
 
 
-def test_weights_of_whole_implants_minimise_the_error():
+@pytest.mark.parametrize("turned", [False, True])
+def test_noise_of_boxes_is_measured_across_and_along_the_implants(turned):
+    rng = np.random.default_rng(0)
+    truth = known(scenes(200, seed=3))
+    noise = [0.12, 0.03, 0.12, 0.03] if turned else [0.03, 0.12, 0.03, 0.12]  # of x0, y0, x1, y1
+    images = []
+    for image in truth:
+        parts = []
+        for implant in image:
+            if turned:  # by 90°: implants lie on the side
+                implant.boxes = {slot: (y0, -x1, y1, -x0) for slot, (x0, y0, x1, y1) in implant.boxes.items()}
+            for third in THIRDS:
+                box = np.array(implant.boxes[third])
+                side = (box[2:] - box[:2]).mean()
+                parts.append(Part(third, tuple((box + rng.normal(0, noise) * side).tolist()), 1.0))
+        images.append((parts, image))
+    found = calibrating.box_noise(images, default=0.5)
+    assert found[:3] == pytest.approx(np.tile([0.12, 0.03], (3, 1)), rel=0.15)
+    assert found[3].tolist() == [0.5, 0.5]  # no whole implant was detected
+
+
+def test_one_part_on_the_wrong_implant_adds_no_noise():
+    implant = KnownImplant({"coronal": (0, 0, 30, 30), "middle": (0, 30, 30, 60)})
+    far = Part("coronal", (0, 9, 30, 39), 1.0)
+    exact = [Part("coronal", (0, 0, 30, 30), 1.0)]
+    found = calibrating.box_noise([*[(exact, [implant])] * 20, ([far], [implant])], default=0.5)
+    assert found.tolist() == [[0, 0], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
+
+
+def test_an_implant_without_a_direction_tells_no_noise():
+    implant = KnownImplant({"coronal": (0, 0, 30, 30)})
+    found = calibrating.box_noise([([Part("coronal", (0, 0, 30, 30), 1.0)], [implant])] * 20, default=0.5)
+    assert (found == 0.5).all()
+
+
+def test_weights_of_whole_implants_come_closest():
     rng = np.random.default_rng(0)
     truth = known(scenes(30, seed=3))
     pairs = []

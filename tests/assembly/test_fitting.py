@@ -29,6 +29,23 @@ def test_noise_widens_what_is_expected():
     assert np.linalg.det(noisy.triple.precision[0]) < np.linalg.det(exact.triple.precision[0])
 
 
+def test_noise_along_the_implants_widens_spacings_more_than_widths():
+    def spread(across, along):  # of the edges that run so
+        model, _ = fit_geometry(known(60), box_noise=np.tile([across, along], (4, 1)))
+        std = np.sqrt(np.diag(np.linalg.inv(model.triple.precision[0])))
+        return std[:2].mean(), std[4:6].mean()  # of spacings, of ratios of widths
+
+    (spacing, width), (spacing_too, width_too) = spread(0.1, 0.0), spread(0.0, 0.1)
+    assert spacing > 1.5 * spacing_too
+    assert width_too > 1.5 * width
+
+
+def test_noise_larger_than_a_box_leaves_boxes():
+    model, _ = fit_geometry(known(40), box_noise=2.0)
+    assert np.isfinite(model.wholes.precision).all()
+    assert np.isfinite(model.triple.precision).all()
+
+
 def test_the_same_seed_learns_the_same():
     one, _ = fit_geometry(known(10), 0.05, seed=3)
     same, _ = fit_geometry(known(10), 0.05, seed=3)

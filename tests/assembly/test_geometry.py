@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+import torch
+from torchvision.ops import box_iou
 
 from implantdet.assembly.geometry import (
     angle_to_axis,
     centres,
     enclosing_size,
     intersection_area,
+    iou,
     mean_axis,
     oriented_size,
     sizes,
@@ -82,3 +85,9 @@ def test_the_mean_axis_has_no_sense():
 def test_angles_to_an_axis():
     u = np.array([direction(10), direction(190), direction(100), direction(-5)])
     assert np.degrees(angle_to_axis(u, direction(10))) == pytest.approx([0, 0, 90, 15], abs=1e-6)
+
+
+def test_iou_equals_torchvisions():
+    corners = np.random.default_rng(0).uniform(0, 50, (2, 40, 2, 2))
+    a, b = np.concatenate([corners.min(axis=2), corners.max(axis=2) + 1], axis=-1)
+    assert iou(a[:, None], b) == pytest.approx(box_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy(), abs=1e-12)
