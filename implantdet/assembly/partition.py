@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from implantdet.assembly.candidates import Candidates
 from implantdet.assembly.geometry import Array, Indices
@@ -74,10 +73,18 @@ def _by_shares(which: Indices, part: Indices, costs: Array, alone: Array) -> tup
 
 
 def _components(which: Indices, part: Indices, num_candidates: int, num_parts: int) -> Indices:
-    """[P] number of the connected component of every part."""
-    # Parts are joined through the candidates that hold them.
-    graph = csr_array((np.ones(len(part), np.int8), (part, num_parts + which)), shape=(num_parts + num_candidates,) * 2)
-    return connected_components(graph, directed=False)[1][:num_parts]
+    """[P] the first part of the connected component of every part; parts are joined by the candidates that hold them."""
+    label = np.arange(num_parts)
+    # Few steps lead from end to end of an image: scipy's graph takes longer to set up.
+    while True:
+        lowest = np.full(num_candidates, num_parts)
+        np.minimum.at(lowest, which, label[part])
+        joined = label.copy()
+        np.minimum.at(joined, part, lowest[which])
+        joined = joined[joined]
+        if (joined == label).all():
+            return label
+        label = joined
 
 
 def _part_by_part(members: Indices, gain: Array) -> Indices:

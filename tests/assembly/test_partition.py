@@ -2,6 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from implantdet.assembly import partition as module
 from implantdet.assembly.candidates import Candidates
@@ -42,6 +44,24 @@ def test_no_partition_is_cheaper(monkeypatch, few, seed):
     members, costs, alone = problem(seed)
     chosen = partition(Candidates(members, costs), alone)
     assert total(members, costs, alone, chosen) == pytest.approx(cheapest(members, costs, alone))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_components_are_scipys(seed):
+    members, costs, _ = problem(seed, num_parts=30, num_candidates=3 + seed)
+    which, column = np.nonzero(members >= 0)
+    part = members[which, column]
+    joined = coo_array((np.ones(len(part)), (part, 30 + which)), shape=(30 + len(costs),) * 2)
+    expected = connected_components(joined, directed=False)[1][:30]
+    found = module._components(which, part, len(costs), 30)
+    assert ((found[:, None] == found) == (expected[:, None] == expected)).all()
+
+
+def test_a_long_chain_is_one_component():
+    rows = np.stack([np.arange(99), np.arange(1, 100)], axis=1)
+    order = np.random.default_rng(0).permutation(100)
+    found = module._components(np.repeat(np.arange(99), 2), order[rows.ravel()], 99, 100)
+    assert (found == 0).all()
 
 
 def test_clear_layouts_need_no_solver(monkeypatch):
