@@ -73,7 +73,7 @@ def _by_shares(which: Indices, part: Indices, costs: Array, alone: Array) -> tup
 
 
 def _components(which: Indices, part: Indices, num_candidates: int, num_parts: int) -> Indices:
-    """[P] the first part of the connected component of every part; parts are joined by the candidates that hold them."""
+    """[P] first part of the connected component of every part; the candidates that hold them join parts."""
     label = np.arange(num_parts)
     # Few steps lead from end to end of an image: scipy's graph takes longer to set up.
     while True:
