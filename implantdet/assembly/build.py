@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from implantdet.assembly.candidates import WHOLE
-from implantdet.assembly.completion import ThirdRegression, complete
+from implantdet.assembly.completion import WHOLE_ALONE, ThirdRegression, complete
 from implantdet.assembly.geometry import Array, Indices, centres, oriented_size, sizes, unit
 from implantdet.assembly.likelihood import Pattern
 from implantdet.structures import Box, Part, Point
 from implantdet.taxonomy import THIRDS
+
+APART = 0.15  # sides of the whole implant that an outer third lies off its centre, from which the two show a direction
 
 
 @dataclass(frozen=True)
@@ -67,21 +69,34 @@ def outlines(
 
 
 def _senses(parts: Sequence[Part], members: Indices, axis: Array | None) -> list[Array | None]:
-    """Direction of every implant: from its own thirds, or else the axis of the image with its neighbour's sense."""
-    points = centres(np.array([part.box for part in parts]).reshape(-1, 4))
-    there = members[:, :WHOLE] >= 0
-    several = there.sum(axis=1) > 1
-    if not several.any():
-        return [None] * len(members)
-    first, last = there.argmax(axis=1), WHOLE - 1 - there[:, ::-1].argmax(axis=1)
+    """Direction of every implant.
+
+    From its own thirds; with one of the two outer ones, from that and the whole implant; or else the axis of the image,
+    in the sense of the nearest implant that shows one.
+    """
+    boxes = np.array([part.box for part in parts]).reshape(-1, 4)
+    points = centres(boxes)
+    there = members >= 0
+    thirds = there[:, :WHOLE]
+    # A whole implant stands for the third at the other end.
+    first = np.where(thirds.any(axis=1), thirds.argmax(axis=1), WHOLE)
+    last = np.where(thirds.any(axis=1), WHOLE - 1 - thirds[:, ::-1].argmax(axis=1), WHOLE)
+    is_single = (thirds.sum(axis=1) == 1) & there[:, WHOLE]
+    last = np.where(is_single & (first == 0), WHOLE, last)
+    first = np.where(is_single & (last == WHOLE - 1), WHOLE, first)
     each = np.arange(len(members))
-    own = unit(points[members[each, last]] - points[members[each, first]])
-    senses: list[Array | None] = [u if is_own else None for u, is_own in zip(own, several, strict=True)]
-    if axis is not None and not several.all():
+    ends = points[members[each, last]] - points[members[each, first]]
+    far = np.hypot(*ends.T) > APART * sizes(boxes)[members[:, WHOLE]].max(axis=1)
+    shown = (thirds.sum(axis=1) > 1) | (is_single & (first != last) & far)
+    if not shown.any():
+        return [None] * len(members)
+    own = unit(ends)
+    senses: list[Array | None] = [u if is_shown else None for u, is_shown in zip(own, shown, strict=True)]
+    if axis is not None and not shown.all():
         places = np.array([points[row[row >= 0]].mean(axis=0) for row in members])
-        for index in np.flatnonzero(~several & there.any(axis=1)):  # a whole without thirds shows no direction
-            nearest = np.hypot(*(places[several] - places[index]).T).argmin()
-            senses[index] = axis if axis @ own[several][nearest] >= 0 else -axis
+        for index in np.flatnonzero(~shown):
+            nearest = np.hypot(*(places[shown] - places[index]).T).argmin()
+            senses[index] = axis if axis @ own[shown][nearest] >= 0 else -axis
     return senses
 
 
@@ -93,9 +108,10 @@ def _thirds(
 ) -> tuple[Part, ...]:
     """The thirds of one implant, coronal to apical; those that are missing inferred where the direction is known."""
     thirds = {slot: part for slot, part in enumerate(row[:WHOLE]) if part is not None}
-    if direction is not None and 0 < len(thirds) < len(THIRDS):
-        boxes = np.array([part.box for part in thirds.values()])
-        for slot, (box, std) in complete(boxes, tuple(thirds), direction, aspects, regressions).items():
+    if direction is not None and len(thirds) < len(THIRDS):
+        pattern = tuple(thirds) or WHOLE_ALONE
+        boxes = np.array([part.box for part in (thirds.values() or filter(None, row))])
+        for slot, (box, std) in complete(boxes, pattern, direction, aspects, regressions).items():
             x0, y0, x1, y1 = box.tolist()
             s0, s1, s2, s3 = std.tolist()
             thirds[slot] = Part(THIRDS[slot], (x0, y0, x1, y1), 0.0, box_std=(s0, s1, s2, s3))
@@ -116,7 +132,7 @@ def _axes(implants: Sequence[Sequence[Part]], aspects: Array) -> list[tuple[tupl
 
 def _box(thirds: Sequence[Part], whole: Part | None, whole_weights: Array) -> Box:
     """Round the thirds, moved towards the box of the whole implant."""
-    if not thirds:
+    if all(part.inferred for part in thirds):
         assert whole is not None, "a candidate has a member"
         return whole.box
     left, top, right, bottom = zip(*(part.box for part in thirds), strict=True)

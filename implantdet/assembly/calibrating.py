@@ -184,7 +184,7 @@ def whole_weights(pairs: Iterable[tuple[Implant, KnownImplant]], default: float)
     """
     boxes: list[list[Array]] = [[], []]
     for implant, known in pairs:
-        if implant.whole is not None and implant.parts:
+        if implant.whole is not None and implant.observed:  # else its parts are inferred from the whole
             parts = union(np.array([part.box for part in implant.parts]))
             boxes[int(len(implant.observed) == len(THIRDS))].append(np.array([parts, implant.whole.box, known.box]))
     weights = np.full(2, default)

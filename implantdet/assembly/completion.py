@@ -3,7 +3,8 @@
 A third is predicted in the frame of its implant: the origin at the nearest third that is there, the unit the mean
 length of those that are, the axis from coronal to apical. A ridge regression gives position and length; the width
 follows a spline through the known widths, which the regression corrects (paper section 3.1: predictive models and
-spline interpolation). The standard deviations are those of the edges of known boxes about the predicted ones.
+spline interpolation). The standard deviations are those of the edges of known boxes about the predicted ones. Where no
+third is there, all three are predicted from the box of the whole implant: its centre, a third of its length, its width.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sklearn.linear_model import Ridge
 from implantdet.assembly.geometry import Array, centres, enclosing_size, oriented_size, sizes
 from implantdet.assembly.likelihood import PATTERNS, Pattern, link_features
 
+WHOLE_ALONE: Pattern = (3,)  # stands for the whole implant where a pattern names thirds
 ALPHA = 1.0  # ridge penalty on features of the order of 0.1 … 1
 EXAMPLES = 10  # fewer known implants than this teach no regression
 
@@ -67,6 +69,9 @@ class Frame:
     @classmethod
     def of(cls, boxes: Array, pattern: Pattern, missing: int, direction: Array, aspects: Array) -> Frame:
         """From [K, n, 4] boxes of ``pattern`` and [K, 2] directions."""
+        if pattern == WHOLE_ALONE:
+            length, width = oriented_size(sizes(boxes[:, 0]), direction, aspects.mean() / len(aspects))
+            return cls(centres(boxes[:, 0]), length / len(aspects), direction, width, np.log(width / length)[:, None])
         length, width = oriented_size(sizes(boxes), direction[:, None], aspects[list(pattern)])
         nearest = int(np.argmin([abs(third - missing) for third in pattern]))
         features = link_features(boxes, np.array(pattern), aspects) if len(pattern) > 1 else np.log(width / length)
@@ -103,18 +108,22 @@ def _spline(pattern: Pattern, missing: int) -> Array:
     return make_interp_spline(pattern, np.eye(len(pattern)), k=len(pattern) - 1)(missing)
 
 
-def fit_regressions(triples: Array, directions: Array, aspects: Array) -> dict[tuple[Pattern, int], ThirdRegression]:
-    """One regression for every pattern of known thirds and every missing one.
+def fit_regressions(
+    triples: Array, wholes: Array, directions: Array, aspects: Array
+) -> dict[tuple[Pattern, int], ThirdRegression]:
+    """One regression for every pattern of known thirds, or the whole implant, and every missing third.
 
     Args:
-        triples: [K, 3, 4] boxes of complete implants.
+        triples: [K, 3, 4] boxes of the thirds of complete implants.
+        wholes: [K, 4] and of the implants.
         directions: [K, 2].
         aspects: [3] usual width / length.
     """
     regressions: dict[tuple[Pattern, int], ThirdRegression] = {}
-    for pattern in PATTERNS[:-1]:
+    for pattern in (*PATTERNS[:-1], WHOLE_ALONE):
+        known = wholes[:, None] if pattern == WHOLE_ALONE else triples[:, pattern]
         for missing in sorted({0, 1, 2} - set(pattern)):
-            frame = Frame.of(triples[:, pattern], pattern, missing, directions, aspects)
+            frame = Frame.of(known, pattern, missing, directions, aspects)
             regressions[pattern, missing] = ThirdRegression.fit(frame, triples[:, missing], aspects[missing])
     return regressions
 
@@ -129,8 +138,8 @@ def complete(
     """Missing third → its box [4] and the standard deviations of its coordinates [4].
 
     Args:
-        boxes: [n, 4] of the thirds that are there.
-        pattern: which ones they are.
+        boxes: [n, 4] of the thirds that are there, or [1, 4] of the whole implant.
+        pattern: which ones they are, or ``WHOLE_ALONE``.
         direction: [2] from coronal to apical.
         aspects: [3] usual width / length.
         regressions: from ``fit_regressions``.

@@ -59,6 +59,9 @@ def fit_geometry(
     noise = np.broadcast_to(box_noise, (len(SLOTS), 2))
     axes = np.tile(directions(clean), (COPIES, 1))
     triples = _jittered(np.tile(clean, (COPIES, 1, 1)), axes, noise[: len(THIRDS)], rng)
+    # Where none is annotated, the box round the thirds stands for the whole implant.
+    whole = np.array([implant.boxes.get(SYSTEM, implant.box) for implant in known] * COPIES)[:, None]
+    wholes = _jittered(whole, axes, noise[len(THIRDS) :], rng)[:, 0]
     u = directions(triples)
     length, width = oriented_size(sizes(triples), u[:, None], 1.0)
     aspects = np.median(width / length, axis=0)
@@ -69,10 +72,10 @@ def fit_geometry(
         aspects,
         StudentT.fit(pairs),
         StudentT.fit([np.concatenate([triple, mirrored])]),
-        _fit_wholes(known, triples, axes, noise[len(THIRDS) :], rng),
+        _fit_wholes(triples, wholes),
         _tilt_std(complete),
     )
-    return model, fit_regressions(triples, u, aspects)
+    return model, fit_regressions(triples, wholes, u, aspects)
 
 
 def _tilt_std(images: Sequence[Sequence[KnownImplant]]) -> float:
@@ -100,15 +103,11 @@ def _finite(features: Array) -> Array:
     return features[np.isfinite(features).all(axis=1)]
 
 
-def _fit_wholes(
-    known: Sequence[KnownImplant], triples: Array, axes: Array, noise: Array, rng: np.random.Generator
-) -> StudentT:
-    """Thirds against whole implants; where none is annotated, the box round the thirds stands for it."""
-    whole = np.array([implant.boxes.get(SYSTEM, implant.box) for implant in known] * COPIES)[:, None]
-    whole = _jittered(whole, axes, noise, rng)[:, 0]
+def _fit_wholes(triples: Array, wholes: Array) -> StudentT:
+    """Thirds [K, 3, 4] against whole implants [K, 4]."""
     samples = []
     for pattern in PATTERNS:
         thirds = triples[:, pattern]
         box = np.concatenate([thirds[..., :2].min(axis=1), thirds[..., 2:].max(axis=1)], axis=1)
-        samples.append(whole_features(box, whole))
+        samples.append(whole_features(box, wholes))
     return StudentT.fit(samples, MIN_WHOLE_STD)

@@ -17,7 +17,7 @@ from implantdet.assembly.ranking import Calibration
 from implantdet.data.idd import read_json, write_json
 from implantdet.taxonomy import SYSTEM
 
-FORMAT, VERSION = "implantdet part assembler", 2
+FORMAT, VERSION = "implantdet part assembler", 3
 UNREADABLE = 0.01  # probability that a value is read which the detector has no class for; 0 would have no logarithm
 
 
@@ -27,7 +27,7 @@ class AssemblerState:
 
     Attributes:
         model: likelihood of sets of thirds.
-        regressions: (thirds that are there, missing third) → its prediction.
+        regressions: (thirds that are there, or the whole implant; missing third) → its prediction.
         part_coefficients: [4, 3] by slot: what ``calibrating.part_features`` weigh in the cost of leaving a part
             unexplained, in nats.
         examples: known implants of every product line, title → axis → value → count.

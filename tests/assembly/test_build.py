@@ -73,6 +73,37 @@ def test_a_whole_implant_without_thirds():
     assert (found.parts, found.whole, found.box, found.axis) == ((), whole, whole.box, None)
 
 
+@pytest.mark.parametrize(("k", "sense"), [(0, 1), (2, -1)])
+def test_an_outer_third_in_a_whole_implant_shows_the_direction(k, sense):
+    whole = third(3, (0, 0, 30, 90))
+    lone = third(k, (0, 0, 30, 30))
+    (found,) = built([lone, whole], [[0 if slot == k else -1 for slot in range(3)] + [1]])
+    assert np.sign(found.axis[1][1] - found.axis[0][1]) == sense
+    assert sum(part.inferred for part in found.parts) == 2
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_a_third_at_the_centre_of_its_whole_implant_shows_no_direction(k):
+    (found,) = built(
+        [third(k, (0, 30, 30, 60)), third(3, (0, 0, 30, 90))], [[0 if slot == k else -1 for slot in range(3)] + [1]]
+    )
+    assert (len(found.parts), found.axis) == (1, None)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_thirds_of_a_whole_implant_alone_are_inferred_in_the_sense_of_its_neighbour(flipped):
+    neighbours = [third(2 - part if flipped else part, UPRIGHT[part].box) for part in range(3)]
+    whole = third(3, (100, 0, 130, 90))
+    rows = [[2, 1, 0, -1] if flipped else [0, 1, 2, -1], [-1, -1, -1, 3]]
+    _, found = built([*neighbours, whole], rows, axis=np.array([0.0, 1.0]))
+    assert found.box == whole.box  # of its own, whatever is inferred in it
+    assert all(part.inferred and min(part.box_std) > 0 for part in found.parts)
+    tops = [part.box[1] for part in found.parts]
+    assert tops == pytest.approx([60, 30, 0] if flipped else [0, 30, 60], abs=6)
+    assert found.width == pytest.approx(30, abs=3)
+    assert (found.axis[1][1] < found.axis[0][1]) == flipped
+
+
 def test_no_implants():
     assert built([], np.empty((0, 4), int)) == []
 

@@ -109,6 +109,15 @@ def test_weights_of_whole_implants_come_closest():
     assert weights[0] == 0.5
 
 
+def test_parts_inferred_from_a_whole_implant_say_nothing_about_its_weight():
+    truth = known(scenes(30, seed=3))
+    inferred = tuple(Part(third, BOX, 0.0, box_std=(1.0,) * 4) for third in THIRDS)
+    pairs = [
+        (Implant(inferred, Part("system", target.box, 1.0), BOX, 1.0), target) for image in truth for target in image
+    ]
+    assert calibrating.whole_weights(pairs, default=0.4).tolist() == [0.4, 0.4]
+
+
 def test_features_of_parts_by_hand():
     readings = (Reading("coronal.level", "bone", 0.75, 0), Reading("coronal.thread", "none", 0.5, 1))
     parts = [Part("coronal", BOX, 0.75, readings), Part("middle", BOX, 1.0), Part("apical", BOX, 0.0)]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from implant_scenes import fitted, scenes
 
-from implantdet.assembly.completion import _spline, complete
+from implantdet.assembly.completion import WHOLE_ALONE, _spline, complete
 from implantdet.assembly.fitting import fit_geometry
-from implantdet.assembly.geometry import centres, oriented_size, sizes
+from implantdet.assembly.geometry import centres, oriented_size, sizes, union
 from implantdet.assembly.known import known_implants
 from implantdet.assembly.likelihood import PATTERNS, directions
 from implantdet.taxonomy import THIRDS
@@ -58,6 +58,16 @@ def test_two_thirds_are_predicted_from_one_and_its_direction(pattern):
         side = sizes(implant).mean()
         for missing, (box, _) in found.items():
             assert np.hypot(*(centres(box) - centres(implant[missing]))) < 0.6 * side
+
+
+def test_all_thirds_are_predicted_from_the_whole_implant():
+    boxes = triples(60, seed=5)
+    errors = []
+    for implant, direction in zip(boxes, directions(boxes), strict=True):
+        found = predict(np.array([[0.0] * 4] * 3 + [union(implant)]), WHOLE_ALONE, direction)
+        assert set(found) == {0, 1, 2}
+        errors.append([np.abs(found[k][0] - implant[k]).mean() / sizes(implant[k]).mean() for k in range(3)])
+    assert np.mean(errors) < 0.05  # a leaning implant's box says little less than its thirds do
 
 
 def test_predictions_turn_and_scale_with_the_image():

@@ -20,7 +20,7 @@ def test_the_shapes_of_known_implants_are_learned():
     assert spacing == pytest.approx([0, 0], abs=0.02)
     assert model.triple.mean[0, -1] == pytest.approx(0, abs=1e-12)  # the offset from the axis has no side
     assert np.degrees(model.tilt_std) == pytest.approx(4.2, abs=1)  # 5° about each image's own mean of a few
-    assert len(regressions) == 9
+    assert len(regressions) == 12
 
 
 def test_noise_widens_what_is_expected():
