@@ -209,7 +209,7 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
                 weights,
                 *finetune,
             ),
-            *(*length, "SOLVER.EVAL_EPOCHS", max(1.0, args.finetune_epochs / share / 4)),
+            *(*length, "SOLVER.EVAL_EPOCHS", args.finetune_epochs / share),
         )
         run = runs.train(out / f"labels_{share:g}", config, options)
         yield record | {"labels": share} | detection_metrics(read_json(run / "results.json")["bbox"])
