@@ -16,7 +16,15 @@ from sklearn.exceptions import NotFittedError
 
 from implantdet.assembly import calibrating, state
 from implantdet.assembly.build import Outline, outlines
-from implantdet.assembly.candidates import WHOLE, Parts, end_to_end, enumerate_candidates, prefer_axis, weak_wholes
+from implantdet.assembly.candidates import (
+    WHOLE,
+    Parts,
+    end_to_end,
+    enumerate_candidates,
+    gains,
+    prefer_axis,
+    standing_apart,
+)
 from implantdet.assembly.clustering import k_means, k_means_paper
 from implantdet.assembly.fitting import TooFewImplantsError, fit_geometry
 from implantdet.assembly.gather import drop_weak, gather, meanings, usable
@@ -273,13 +281,14 @@ class PartAssembler:
         if not (parts.slots == WHOLE).any():
             missing[WHOLE] = 0.0  # a detector without whole implants misses none
         candidates = enumerate_candidates(parts, fitted.model, missing)
-        members = candidates.members[partition(candidates, parts.alone)]
-        axis = _shared_axis(parts, members)
+        chosen = partition(candidates, parts.alone)
+        axis = _shared_axis(parts, candidates.members[chosen])
         if axis is not None:
             candidates = prefer_axis(candidates, parts, fitted.model, axis)
-            members = candidates.members[partition(candidates, parts.alone)]
-            axis = _shared_axis(parts, members)
-        return np.concatenate([members, weak_wholes(members, parts)]), axis
+            chosen = partition(candidates, parts.alone)
+            axis = _shared_axis(parts, candidates.members[chosen])
+        members = candidates.members[chosen]
+        return standing_apart(members, gains(candidates, parts.alone)[chosen], parts), axis
 
     def _implant(self, outline: Outline, ranking: Ranking, mm_per_pixel: Scale | None) -> Implant:
         coefficients = self._fitted().score_coefficients

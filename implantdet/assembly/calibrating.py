@@ -136,7 +136,7 @@ def part_coefficients(images: Iterable[tuple[Sequence[Part], Sequence[KnownImpla
     coefficients = default.copy()
     for k, labels in enumerate(right):
         if min(labels.count(False), labels.count(True)) >= EXAMPLES:
-            regression = LogisticRegression().fit(np.concatenate(features[k])[:, :2], labels)
+            regression = LogisticRegression(max_iter=1000).fit(np.concatenate(features[k])[:, :2], labels)
             coefficients[k] = [*regression.coef_[0], regression.intercept_[0] + PLACE[k]]
     return coefficients
 
@@ -207,7 +207,7 @@ def fit_scores(features: Array, correct: Array) -> Array | None:
     """[13] coefficients and intercept of a logistic regression; None where there is only one kind of implant."""
     if len(np.unique(correct)) < 2:
         return None
-    regression = LogisticRegression().fit(features, correct)
+    regression = LogisticRegression(max_iter=1000).fit(features, correct)
     return np.r_[regression.coef_[0], regression.intercept_]
 
 

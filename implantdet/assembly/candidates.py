@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
 from implantdet.assembly.geometry import Array, Indices, angle_to_axis, centres, intersection_area, sizes, unit
 from implantdet.assembly.likelihood import PAIRS, PATTERNS, ImplantModel
@@ -20,7 +18,7 @@ NEIGHBOURS = 6  # nearest parts of another slot that are considered for a part
 REACH = 2.0  # distance of adjoining thirds at most, in mean larger sides of their boxes
 INSIDE = 0.3  # share of the thirds that has to lie in a whole implant that they may belong to
 NEW = 3.0  # nats that every implant costs, so that one is preferred to two halves
-SAME_IOU = 0.5  # of two boxes from which they are one implant
+SAME = 0.5  # share of the smaller of two boxes, or IoU with a whole implant, from which they are one implant
 PER_PART = 12  # candidates that a part is left with
 WHOLE = len(SLOTS) - 1
 _BITS = (1, 2, 4)
@@ -80,6 +78,11 @@ def enumerate_candidates(parts: Parts, model: ImplantModel, missing: Array) -> C
     return _prune(Candidates(members, costs), parts.alone)
 
 
+def gains(candidates: Candidates, alone: Array) -> Array:
+    """[C] nats that a candidate saves against leaving its parts, of [P] costs ``alone``, unexplained."""
+    return np.append(alone, 0.0)[candidates.members].sum(axis=1) - candidates.costs
+
+
 def prefer_axis(candidates: Candidates, parts: Parts, model: ImplantModel, axis: Array) -> Candidates:
     """The same candidates, charged for their tilt against the axis [2] that the implants of the image share."""
     members, costs = candidates
@@ -90,31 +93,39 @@ def prefer_axis(candidates: Candidates, parts: Parts, model: ImplantModel, axis:
     return Candidates(members, costs)
 
 
-def weak_wholes(members: Indices, parts: Parts) -> Indices:
-    """[C, 4] unexplained whole implants where nothing else was found: implants too, with a score that says how sure.
+def standing_apart(members: Indices, gain: Array, parts: Parts) -> Indices:
+    """[D, 4] implants of which no two are in one place: the given ones, then unexplained whole implants, best first.
+
+    Two true implants hardly ever cover half of the smaller one, while a detector that doubts reports the parts of one
+    implant twice. A whole implant that nothing explains is an implant too, with a score that says how sure it is.
 
     Args:
         members: [C, 4] implants of the image.
+        gain: [C] what each saves against leaving its parts unexplained.
         parts: of the image.
     """
     unexplained = parts.slots == WHOLE
     unexplained[members[members[:, WHOLE] >= 0, WHOLE]] = False
     wholes = np.flatnonzero(unexplained)
-    if not len(wholes):
-        return np.empty((0, len(SLOTS)), np.intp)
-    order = wholes[np.argsort(-parts.alone[wholes], kind="stable")]
-    there = (members >= 0)[..., None]
-    low = np.where(there, parts.boxes[members, :2], np.inf).min(axis=1)
-    high = np.where(there, parts.boxes[members, 2:], -np.inf).max(axis=1)
-    taken = np.concatenate([np.concatenate([low, high], axis=1), parts.boxes[order]])
-    overlap = box_iou(torch.from_numpy(taken), torch.from_numpy(taken)).numpy()
-    kept = list(range(len(members)))
-    for index in range(len(members), len(taken)):
-        if not (overlap[index, kept] >= SAME_IOU).any():
+    alone = np.full((len(wholes), len(SLOTS)), -1)
+    alone[:, WHOLE] = wholes
+    best_first = np.argsort(-gain, kind="stable"), np.argsort(-parts.alone[wholes], kind="stable")
+    every = np.concatenate([members[best_first[0]], alone[best_first[1]]])
+    there = (every >= 0)[..., None]
+    low = np.where(there, parts.boxes[every, :2], np.inf).min(axis=1)
+    high = np.where(there, parts.boxes[every, 2:], -np.inf).max(axis=1)
+    boxes = np.concatenate([low, high], axis=1)
+    areas, shared = np.prod(sizes(boxes), axis=1), intersection_area(boxes[:, None], boxes)
+    # A box of the whole is loose: it may reach over another implant.
+    in_another = shared >= SAME * np.minimum(areas[:, None], areas)
+    in_another[len(members) :] = shared[len(members) :] >= SAME * (
+        areas[len(members) :, None] + areas - shared[len(members) :]
+    )
+    kept: list[int] = []
+    for index, covered in enumerate(in_another):
+        if not covered[kept].any():
             kept.append(index)
-    rows = np.full((len(kept) - len(members), len(SLOTS)), -1)
-    rows[:, WHOLE] = order[np.array(kept[len(members) :], np.intp) - len(members)]
-    return rows
+    return every[kept]
 
 
 def end_to_end(members: Indices, parts: Parts) -> Array:
@@ -171,7 +182,7 @@ def _inside_wholes(
 def _prune(candidates: Candidates, alone: Array) -> Candidates:
     """Candidates that beat leaving their parts unexplained and are among the best of one of their parts."""
     members, costs = candidates
-    gain = np.append(alone, 0.0)[members].sum(axis=1) - costs
+    gain = gains(candidates, alone)
     better = gain > 0
     members, costs, gain = members[better], costs[better], gain[better]
     which, column = np.nonzero(members >= 0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from implantdet.assembly.candidates import Candidates
+from implantdet.assembly.candidates import Candidates, gains
 from implantdet.assembly.geometry import Array, Indices
 
 FEW = 14  # parts of a component that are tried out sooner than a solver starts
@@ -44,7 +44,7 @@ def partition(candidates: Candidates, alone: Array) -> Indices:
     owner = label[members.max(axis=1)]
     hard = np.zeros(label.max() + 1, bool)
     hard[label[~settled]] = True
-    gain = np.append(alone, 0.0)[members].sum(axis=1) - costs
+    gain = gains(candidates, alone)
     solution = [chosen[~hard[owner[chosen]]]]
     few = np.bincount(label, minlength=len(hard)) <= FEW
     for component in np.flatnonzero(hard & few):

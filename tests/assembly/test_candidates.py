@@ -10,7 +10,7 @@ from implantdet.assembly.candidates import (
     end_to_end,
     enumerate_candidates,
     prefer_axis,
-    weak_wholes,
+    standing_apart,
 )
 
 MISSING = np.array([3.0, 3.0, 3.0, 0.0])
@@ -100,7 +100,28 @@ def test_unexplained_whole_implants_stay_where_nothing_else_is():
     boxes = np.array([[0.0, 0, 20, 20], [0.0, 0, 20, 60], [1.0, 0, 21, 60], [100.0, 0, 120, 60], [101.0, 0, 121, 60]])
     layout = Parts(boxes, np.array([0, WHOLE, WHOLE, WHOLE, WHOLE]), np.array([9.0, 9.0, 1.0, 0.5, 2.0]))
     members = np.array([[0, -1, -1, 1]])
-    assert weak_wholes(members, layout).tolist() == [[-1, -1, -1, 4]]  # the better of the two that stand alone
+    # The better of the two that stand alone.
+    assert standing_apart(members, np.ones(1), layout).tolist() == [[0, -1, -1, 1], [-1, -1, -1, 4]]
     nothing = np.empty((0, 4), np.intp)
-    assert sorted(weak_wholes(nothing, layout)[:, WHOLE].tolist()) == [1, 4]
-    assert weak_wholes(nothing, Parts(np.empty((0, 4)), np.empty(0, np.intp), np.empty(0))).shape == (0, 4)
+    assert standing_apart(nothing, np.empty(0), layout)[:, WHOLE].tolist() == [1, 4]
+    empty = Parts(np.empty((0, 4)), np.empty(0, np.intp), np.empty(0))
+    assert standing_apart(nothing, np.empty(0), empty).shape == (0, 4)
+
+
+def test_of_two_implants_in_one_place_the_better_stays():
+    layout = parts([*column(0), *column(5, y=40), *column(100)], [0, 1, 2] * 3)
+    # 50 of 90 pixels of the height, and 25 of 30 of the width: less than half.
+    rows = np.array([[0, 1, 2, -1], [3, 4, 5, -1], [6, 7, 8, -1]])
+    assert len(standing_apart(rows, np.array([1.0, 2.0, 3.0]), layout)) == 3
+    closer = parts([*column(0), *column(5, y=20), *column(100)], [0, 1, 2] * 3)
+    assert standing_apart(rows, np.array([1.0, 2.0, 3.0]), closer).tolist() == rows[[2, 1]].tolist()
+    # A small one inside a large one overlaps it little in terms of the larger.
+    inside = parts([*column(0), [10, 40, 20, 50]], [0, 1, 2, 1])
+    rows = np.array([[0, 1, 2, -1], [-1, 3, -1, -1]])
+    assert standing_apart(rows, np.array([2.0, 1.0]), inside).tolist() == rows[:1].tolist()
+
+
+def test_a_loose_whole_implant_beside_another_stays():
+    layout = Parts(np.array([[0.0, 0, 20, 60], [0.0, 0, 50, 60]]), np.array([WHOLE, WHOLE]), np.array([2.0, 1.0]))
+    nothing = np.empty((0, 4), np.intp)
+    assert len(standing_apart(nothing, np.empty(0), layout)) == 2  # IoU 0.4
