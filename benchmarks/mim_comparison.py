@@ -56,16 +56,22 @@ _TEST_VIT = ("MODEL.VIT.NAME", "test_vit", "MODEL.VIT.IMG_SIZE", 64, "INPUT.MIN_
 PRETRAIN = {
     "base": (),
     "tiny": (
-        # Features are probed at the size that the detector will see.
-        *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 128, "INPUT.MIN_SIZE_TEST", 224),
-        # So small an image needs the crops to show what the detector will see; all sides get the same.
-        *("INPUT.MIN_CROP_AREA", 0.2, "MODEL.MIM.EMA_DECAY", 0.99, "DATALOADER.NUM_WORKERS", 1),
+        *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 128),
+        *("MODEL.MIM.EMA_DECAY", 0.99, "DATALOADER.NUM_WORKERS", 1),
         *("SOLVER.IMS_PER_BATCH", 16, "SOLVER.BASE_LR", 5e-4, "SOLVER.AMP.ENABLED", False, *_SMALL_DECODER),
     ),
     "smoke": (
         *_TEST_VIT,
         *("SOLVER.IMS_PER_BATCH", 4, "SOLVER.AMP.ENABLED", False, "DATALOADER.NUM_WORKERS", 0, *_SMALL_DECODER),
     ),
+}
+# Crops of 128 px show things as large as the detector sees them, and so do the images whose features are probed: findings
+# at 224 px, parts at 368 px. All sides get the same.
+SCALE: dict[str, dict[bool, tuple[object, ...]]] = {
+    "tiny": {
+        False: ("INPUT.MIN_CROP_AREA", 0.2, "INPUT.MAX_CROP_AREA", 0.5, "INPUT.MIN_SIZE_TEST", 224),
+        True: ("INPUT.MIN_CROP_AREA", 0.06, "INPUT.MAX_CROP_AREA", 0.25, "INPUT.MIN_SIZE_TEST", 368),
+    },
 }
 _TINY = (
     *("MODEL.VIT.IMG_SIZE", 224, "INPUT.MIN_SIZE_TRAIN", "(224,)", "INPUT.MIN_SIZE_TEST", 224),
@@ -179,7 +185,8 @@ def recorded(args: argparse.Namespace) -> dict[RunKey, dict[str, Any]]:
 def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, fold: int, seed: int) -> Iterator[dict]:
     """Pre-train, then fine-tune with every share of the labels; yields a record for each of these."""
     out = args.out.resolve() / data.name / f"fold{fold}_seed{seed}" / variant.name
-    options = (*PRETRAIN[args.size], "SEED", seed, *dataset_options(data, fold), *variant.options)
+    scale = SCALE.get(args.size, {}).get(has_parts(data), ())
+    options = (*PRETRAIN[args.size], *scale, "SEED", seed, *dataset_options(data, fold), *variant.options)
     pretrained = runs.train(out / "pretrain", f"configs/{variant.config}.yaml", options)
     record = {"dataset": data.name, "init": variant.name, "fold": fold, "seed": seed}
     written = {kind: read_json(pretrained / f"{kind}.json").get(kind, {}) for kind in ("features", "reconstruction")}

@@ -32,17 +32,22 @@ class SquareCrop(T.Augmentation):
         size: side of the square, in pixels.
         min_area: smallest share of the image that is cropped, in (0, 1]; the crop's aspect ratio is 3:4 to 4:3.
             1: the whole image, whatever its aspect ratio.
+        max_area: largest share, in [``min_area``, 1].
 
     Raises:
-        ValueError: ``min_area`` is not in (0, 1].
+        ValueError: a share is out of its range.
     """
 
-    def __init__(self, size: int, min_area: float) -> None:
+    def __init__(self, size: int, min_area: float, max_area: float = 1.0) -> None:
         super().__init__()
-        if not 0 < min_area <= 1:
-            raise ValueError(f"INPUT.MIN_CROP_AREA must be in (0, 1]; found {min_area}")
+        if not 0 < min_area <= max_area <= 1:
+            raise ValueError(
+                f"found INPUT.MIN_CROP_AREA {min_area} and INPUT.MAX_CROP_AREA {max_area}; expected shares of the "
+                "image, 0 < MIN_CROP_AREA <= MAX_CROP_AREA <= 1"
+            )
         self.size = size
         self.min_area = min_area
+        self.max_area = max_area
 
     def get_transform(self, image: ndarray) -> Transform:
         """Draw the crop, from torch's generator."""
@@ -50,7 +55,7 @@ class SquareCrop(T.Augmentation):
         top, left, h, w = 0, 0, height, width
         if self.min_area < 1:
             shape = torch.empty(1, height, width, device="meta")
-            top, left, h, w = RandomResizedCrop.get_params(shape, (self.min_area, 1.0), (3 / 4, 4 / 3))
+            top, left, h, w = RandomResizedCrop.get_params(shape, (self.min_area, self.max_area), (3 / 4, 4 / 3))
         resize = SmoothResizeTransform(h, w, self.size, self.size)
         return TransformList([CropTransform(left, top, w, h), resize])
 
@@ -69,7 +74,7 @@ class UnlabelledMapper(RadiographMapper):
         settings["augmentations"] = [SquareCrop(size, 1.0)]
         if is_train:
             settings["augmentations"] = [
-                SquareCrop(size, cfg.INPUT.MIN_CROP_AREA),
+                SquareCrop(size, cfg.INPUT.MIN_CROP_AREA, cfg.INPUT.MAX_CROP_AREA),
                 T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
                 T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),
                 T.RandomApply(T.RandomRotation([-90, 90], sample_style="choice"), cfg.INPUT.ROT90_PROB),

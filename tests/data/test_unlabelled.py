@@ -145,11 +145,13 @@ def test_square_crop_keeps_to_its_area():
         widths.append(float(np.ptp(crop)))
     # The narrowest crop of a quarter of the area in 3:4 is 43 pixels wide.
     assert 40 < min(widths) < 60 < max(widths) <= 99
+    small = [float(np.ptp(SquareCrop(32, 0.01, 0.04).get_transform(image).apply_image(image))) for _ in range(50)]
+    assert max(small) < 20 * (4 / 3) ** 0.5 + 1  # 4 % of the area in 4:3
     whole = SquareCrop(100, 1.0).get_transform(image).apply_image(image)
     assert np.array_equal(whole, image)
 
 
-@pytest.mark.parametrize("min_area", [0.0, 1.5])
-def test_square_crop_names_a_wrong_area(min_area):
-    with pytest.raises(ValueError, match=f"INPUT.MIN_CROP_AREA must be in .*; found {min_area}"):
-        SquareCrop(32, min_area)
+@pytest.mark.parametrize(("min_area", "max_area"), [(0.0, 1.0), (1.5, 1.0), (0.5, 0.2), (0.5, 1.1)])
+def test_square_crop_names_wrong_areas(min_area, max_area):
+    with pytest.raises(ValueError, match=f"found INPUT.MIN_CROP_AREA {min_area} and INPUT.MAX_CROP_AREA {max_area};"):
+        SquareCrop(32, min_area, max_area)
