@@ -65,8 +65,8 @@ PRETRAIN = {
         *("SOLVER.IMS_PER_BATCH", 4, "SOLVER.AMP.ENABLED", False, "DATALOADER.NUM_WORKERS", 0, *_SMALL_DECODER),
     ),
 }
-# Crops of 128 px show things as large as the detector sees them, and so do the images whose features are probed: findings
-# at 224 px, parts at 368 px. All sides get the same.
+# Crops of 128 px show things as large as the detector sees them, and so do the images whose features are probed:
+# findings at 224 px, parts at 368 px. All sides get the same.
 SCALE: dict[str, dict[bool, tuple[object, ...]]] = {
     "tiny": {
         False: ("INPUT.MIN_CROP_AREA", 0.2, "INPUT.MAX_CROP_AREA", 0.5, "INPUT.MIN_SIZE_TEST", 224),
