@@ -278,7 +278,7 @@ def variants(args: argparse.Namespace) -> list[Variant]:
             "SOLVER.WARMUP_EPOCHS",
             0.1 * epochs,
             "SOLVER.EVAL_EPOCHS",
-            min(max(epochs / 4, 10.0), epochs),
+            epochs,
         )
         for epochs in args.epochs
     }
