@@ -29,10 +29,10 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # DATASETS.ROOT has folds.json, copies of its test images are left out.
     cfg.DATASETS.IMAGE_FOLDER = ""
 
-    # Pre-training: smallest and largest share of the image that a crop may have, in (0, 1]; both 1: the whole image,
-    # made square. Crops should show things as large as the detector will see them.
+    # Pre-training: smallest share of the image that a crop may have, in (0, 1]; 1: the whole image, made square.
+    # Crops should show things as large as the detector will see them.
     cfg.INPUT.MIN_CROP_AREA = 0.2
-    cfg.INPUT.MAX_CROP_AREA = 1.0
+    cfg.INPUT.MAX_CROP_AREA = 1.0  # pre-training: largest share, in [MIN_CROP_AREA, 1]
     cfg.INPUT.NOISE_FRACTION = 0.06  # noise replaces up to this fraction of the pixels, in [0, 1]; paper section 4.3
     cfg.INPUT.FLIP_PROB = 0.5  # probability of each flip, horizontal and vertical, in [0, 1]
     cfg.INPUT.ROT90_PROB = 0.5  # probability of a quarter turn, either way alike, in [0, 1]
