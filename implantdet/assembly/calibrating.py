@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import median_abs_deviation
 from sklearn.linear_model import LogisticRegression
 from torchvision.ops import box_iou
 
@@ -24,7 +25,6 @@ MATCH_IOU = 0.5
 RATES = (0.01, 0.5)  # no slot is taken to be missed less or more often
 EXAMPLES = 10  # fewer than this change no threshold
 WEIGHTS = np.linspace(0, 1, 21)
-NORMAL = 1.4826  # standard deviation of a normal distribution by the median of its absolute values
 MAX_LOG_ODDS = 7.0  # of a score
 # Nats that a part has besides the log-odds of being right: right ones stand where an implant has them, by chance hardly
 # any does. A whole implant stands in no such relation, but its thirds lie in it.
@@ -98,11 +98,16 @@ def box_noise(images: Iterable[tuple[Sequence[Part], Sequence[KnownImplant]]], d
             for index, true in match(mine, [box for box, _ in truth]):
                 box, axis = truth[true]
                 left, top, right, bottom = box
-                error = np.abs(np.array(mine[index]) - box) / ((right - left + bottom - top) / 2)
+                error = (np.array(mine[index]) - box) / ((right - left + bottom - top) / 2)
                 upright = int(np.argmax(np.abs(axis)))  # the edges at right angles to the nearer coordinate axis
                 errors[k][0].extend(error[upright::2].tolist())
                 errors[k][1].extend(error[1 - upright :: 2].tolist())
-    return np.array([[NORMAL * np.median(e) if len(e) >= EXAMPLES else default for e in pair] for pair in errors])
+    return np.array(
+        [
+            [median_abs_deviation(e, scale="normal") if len(e) >= EXAMPLES else default for e in of_slot]
+            for of_slot in errors
+        ]
+    )
 
 
 def part_features(parts: Sequence[Part]) -> Array:

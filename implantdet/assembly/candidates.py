@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from implantdet.assembly.geometry import Array, Indices, angle_to_axis, centres, intersection_area, sizes, unit
+from implantdet.assembly.geometry import Array, Indices, angle_to_axis, centres, intersection_area, iou, sizes, unit
 from implantdet.assembly.likelihood import PAIRS, PATTERNS, ImplantModel
 from implantdet.structures import SLOTS
 
@@ -111,16 +111,11 @@ def standing_apart(members: Indices, gain: Array, parts: Parts) -> Indices:
     alone[:, WHOLE] = wholes
     best_first = np.argsort(-gain, kind="stable"), np.argsort(-parts.alone[wholes], kind="stable")
     every = np.concatenate([members[best_first[0]], alone[best_first[1]]])
-    there = (every >= 0)[..., None]
-    low = np.where(there, parts.boxes[every, :2], np.inf).min(axis=1)
-    high = np.where(there, parts.boxes[every, 2:], -np.inf).max(axis=1)
-    boxes = np.concatenate([low, high], axis=1)
-    areas, shared = np.prod(sizes(boxes), axis=1), intersection_area(boxes[:, None], boxes)
+    boxes = _enclosing(every, parts)
+    areas = np.prod(sizes(boxes), axis=1)
+    in_another = intersection_area(boxes[:, None], boxes) >= SAME * np.minimum(areas[:, None], areas)
     # A box of the whole is loose: it may reach over another implant.
-    in_another = shared >= SAME * np.minimum(areas[:, None], areas)
-    in_another[len(members) :] = shared[len(members) :] >= SAME * (
-        areas[len(members) :, None] + areas - shared[len(members) :]
-    )
+    in_another[len(members) :] = iou(boxes[len(members) :, None], boxes) >= SAME
     kept: list[int] = []
     for index, covered in enumerate(in_another):
         if not covered[kept].any():
@@ -134,6 +129,14 @@ def end_to_end(members: Indices, parts: Parts) -> Array:
     last = np.where(members[:, 2] >= 0, members[:, 2], members[:, 1])
     points = centres(parts.boxes)
     return unit(points[last] - points[first])
+
+
+def _enclosing(members: Indices, parts: Parts) -> Array:
+    """[C, 4] boxes round the members of every row, of which each has one at least."""
+    there = (members >= 0)[..., None]
+    low = np.where(there, parts.boxes[members, :2], np.inf).min(axis=1)
+    high = np.where(there, parts.boxes[members, 2:], -np.inf).max(axis=1)
+    return np.concatenate([low, high], axis=1)
 
 
 def _sets(parts: Parts) -> tuple[Indices, Indices, Indices]:
@@ -166,15 +169,12 @@ def _inside_wholes(
 ) -> Candidates:
     """The same thirds as members of every whole implant that they lie in."""
     thirds = loose.members[:, :WHOLE]
-    there = (thirds >= 0)[..., None]
-    low = np.where(there, parts.boxes[thirds, :2], np.inf).min(axis=1)
-    high = np.where(there, parts.boxes[thirds, 2:], -np.inf).max(axis=1)
-    boxes = np.concatenate([low, high], axis=1)
+    boxes = _enclosing(thirds, parts)
     share = intersection_area(boxes[:, None], parts.boxes[wholes]) / np.prod(sizes(boxes), axis=1)[:, None]
     which, whole = np.nonzero(share >= INSIDE)
     members = loose.members[which]
     members[:, WHOLE] = wholes[whole]
-    pattern = _PATTERN[there[which, :, 0] @ _BITS]
+    pattern = _PATTERN[(thirds[which] >= 0) @ _BITS]
     costs = loose.costs[which] - no_whole + model.whole_cost(boxes[which], parts.boxes[wholes[whole]], pattern)
     return Candidates(members, costs)
 

@@ -10,7 +10,8 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from implantdet.assembly.gather import Meaning
-from implantdet.assembly.geometry import Array, centres, union, unit
+from implantdet.assembly.geometry import Array, union
+from implantdet.assembly.likelihood import directions
 from implantdet.structures import SLOTS, Box
 from implantdet.taxonomy import SYSTEM, THIRDS
 
@@ -47,10 +48,7 @@ class KnownImplant:
     def direction(self) -> Array | None:
         """[2] from the first annotated third to the last; None with fewer than two."""
         thirds = [self.boxes[third] for third in THIRDS if third in self.boxes]
-        if len(thirds) < 2:
-            return None
-        first, last = centres(np.array([thirds[0], thirds[-1]]))
-        return unit(last - first)
+        return directions(np.array([thirds]))[0] if len(thirds) > 1 else None
 
 
 def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) -> dict[int, KnownImplant]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from implantdet.assembly.candidates import Candidates, gains
 from implantdet.assembly.geometry import Array, Indices
@@ -73,18 +74,13 @@ def _by_shares(which: Indices, part: Indices, costs: Array, alone: Array) -> tup
 
 
 def _components(which: Indices, part: Indices, num_candidates: int, num_parts: int) -> Indices:
-    """[P] first part of the connected component of every part; the candidates that hold them join parts."""
-    label = np.arange(num_parts)
-    # Few steps lead from end to end of an image: scipy's graph takes longer to set up.
-    while True:
-        lowest = np.full(num_candidates, num_parts)
-        np.minimum.at(lowest, which, label[part])
-        joined = label.copy()
-        np.minimum.at(joined, part, lowest[which])
-        joined = joined[joined]
-        if (joined == label).all():
-            return label
-        label = joined
+    """[P] number of the connected component of every part; ``which`` is in order."""
+    # Parts are joined through the candidates that hold them. Rows of candidates, then none of parts, are a matrix that
+    # scipy need not sort first.
+    rows = np.searchsorted(which, np.arange(num_candidates + num_parts + 1))
+    size = num_candidates + num_parts
+    graph = csr_array((np.ones(len(part)), num_candidates + part, rows), shape=(size, size))
+    return connected_components(graph, directed=False)[1][num_candidates:]
 
 
 def _part_by_part(members: Indices, gain: Array) -> Indices:
