@@ -57,7 +57,7 @@ def outlines(
     """
     rows = [[parts[i] if i >= 0 else None for i in row] for row in members.tolist()]
     senses = _senses(parts, members, axis)
-    found = [_thirds(row, sense, aspects, regressions) for row, sense in zip(rows, senses, strict=True)]
+    found = _thirds(rows, senses, aspects, regressions)
     # Wherever the direction is known, the thirds are complete.
     known = iter(_axes([thirds for thirds, sense in zip(found, senses, strict=True) if sense is not None], aspects))
     return [
@@ -101,21 +101,26 @@ def _senses(parts: Sequence[Part], members: Indices, axis: Array | None) -> list
 
 
 def _thirds(
-    row: Sequence[Part | None],
-    direction: Array | None,
+    rows: Sequence[Sequence[Part | None]],
+    senses: Sequence[Array | None],
     aspects: Array,
     regressions: Mapping[tuple[Pattern, int], ThirdRegression],
-) -> tuple[Part, ...]:
-    """The thirds of one implant, coronal to apical; those that are missing inferred where the direction is known."""
-    thirds = {slot: part for slot, part in enumerate(row[:WHOLE]) if part is not None}
-    if direction is not None and len(thirds) < len(THIRDS):
-        pattern = tuple(thirds) or WHOLE_ALONE
-        boxes = np.array([part.box for part in (thirds.values() or filter(None, row))])
-        for slot, (box, std) in complete(boxes, pattern, direction, aspects, regressions).items():
-            x0, y0, x1, y1 = box.tolist()
-            s0, s1, s2, s3 = std.tolist()
-            thirds[slot] = Part(THIRDS[slot], (x0, y0, x1, y1), 0.0, box_std=(s0, s1, s2, s3))
-    return tuple(thirds[slot] for slot in sorted(thirds))
+) -> list[tuple[Part, ...]]:
+    """The thirds of every implant, coronal to apical; those that are missing inferred where the direction is known."""
+    found = [{slot: part for slot, part in enumerate(row) if part is not None} for row in rows]
+    alike: dict[Pattern, list[tuple[int, Array]]] = {}  # those that miss the same thirds are completed together
+    for index, (there, direction) in enumerate(zip(found, senses, strict=True)):
+        pattern = tuple(slot for slot in there if slot != WHOLE) or WHOLE_ALONE
+        if direction is not None and len(pattern) < len(THIRDS):
+            alike.setdefault(pattern, []).append((index, direction))
+    for pattern, group in alike.items():
+        boxes = np.array([[found[index][slot].box for slot in pattern] for index, _ in group])
+        directions = np.array([direction for _, direction in group])
+        for slot, (inferred, stds) in complete(boxes, pattern, directions, aspects, regressions).items():
+            for (index, _), box, std in zip(group, inferred.tolist(), stds.tolist(), strict=True):
+                (x0, y0, x1, y1), (s0, s1, s2, s3) = box, std
+                found[index][slot] = Part(THIRDS[slot], (x0, y0, x1, y1), 0.0, box_std=(s0, s1, s2, s3))
+    return [tuple(there[slot] for slot in range(WHOLE) if slot in there) for there in found]
 
 
 def _axes(implants: Sequence[Sequence[Part]], aspects: Array) -> list[tuple[tuple[Point, Point], float]]:

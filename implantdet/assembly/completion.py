@@ -131,23 +131,23 @@ def fit_regressions(
 def complete(
     boxes: Array,
     pattern: Pattern,
-    direction: Array,
+    directions: Array,
     aspects: Array,
     regressions: Mapping[tuple[Pattern, int], ThirdRegression],
 ) -> dict[int, tuple[Array, Array]]:
-    """Missing third → its box [4] and the standard deviations of its coordinates [4].
+    """Missing third → the boxes [K, 4] of K implants and the standard deviations of their coordinates [K, 4].
 
     Args:
-        boxes: [n, 4] of the thirds that are there, or [1, 4] of the whole implant.
+        boxes: [K, n, 4] of the thirds that are there, or [K, 1, 4] of the whole implants.
         pattern: which ones they are, or ``WHOLE_ALONE``.
-        direction: [2] from coronal to apical.
+        directions: [K, 2] from coronal to apical.
         aspects: [3] usual width / length.
         regressions: from ``fit_regressions``.
     """
     found = {}
     for missing in sorted({0, 1, 2} - set(pattern)):
-        frame = Frame.of(boxes[None], pattern, missing, direction[None], aspects)
+        frame = Frame.of(boxes, pattern, missing, directions, aspects)
         model = regressions[pattern, missing]
         targets = np.nan_to_num(frame.features) @ model.coefficients.T + model.intercept
-        found[missing] = frame.place(targets)[0], frame.spread(model.std)[0]
+        found[missing] = frame.place(targets), frame.spread(model.std)
     return found

@@ -104,6 +104,25 @@ def test_the_thirds_of_a_whole_implant_alone_are_inferred_in_the_sense_of_its_ne
     assert (found.axis[1][1] < found.axis[0][1]) == flipped
 
 
+def test_every_implant_is_completed_as_if_it_were_alone():
+    # Four that miss the same third, in two directions, between others; all share the axis of the image.
+    places = [(0, 1), (200, -1), (400, 1), (600, -1)]
+    parts = [
+        third(k, (x, y, x + 30 + 4 * (k == 0), y + 30))
+        for n, (x, sense) in enumerate(places)
+        for k, y in ((0, 30 * n), (1, 30 * n + 30 * sense))
+    ]
+    parts += [third(k, (800, 30 * k, 830, 30 * k + 30)) for k in range(3)] + [third(3, (900, 0, 930, 90))]
+    rows = [[0, 1, -1, -1], [8, 9, 10, -1], [2, 3, -1, -1], [-1, -1, -1, 11], [4, 5, -1, -1], [6, -1, 7, -1]]
+    parts[7] = third(2, parts[7].box)
+    together = built(parts, rows)
+    for row, found in zip(rows, together, strict=True):
+        if row[3] < 0:
+            assert built(parts, [row]) == [found]
+    assert together[3].parts == ()  # without an axis of the image, nothing tells the direction of a bare whole
+    assert [len(found.parts) for found in together] == [3, 3, 3, 0, 3, 3]
+
+
 def test_no_implants():
     assert built([], np.empty((0, 4), int)) == []
 

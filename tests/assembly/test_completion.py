@@ -26,7 +26,8 @@ def learned():
 
 def predict(boxes, pattern, direction):
     model, regressions = learned()
-    return complete(boxes[list(pattern)], pattern, direction, model.aspects, regressions)
+    found = complete(boxes[None, list(pattern)], pattern, direction[None], model.aspects, regressions)
+    return {third: (box[0], std[0]) for third, (box, std) in found.items()}
 
 
 def test_the_spline_is_linear_through_two_and_constant_through_one():
