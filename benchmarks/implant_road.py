@@ -26,6 +26,7 @@ from typing import Any
 import head_runs as runs
 import numpy as np
 import torch
+import yaml
 from _record import RESULTS, write_result
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
@@ -205,6 +206,17 @@ def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, 
     }
 
 
+def pretrainings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Init → what its pre-trainings in the work folder predicted: configs change, and weights stay."""
+    told: dict[str, dict[str, Any]] = {}
+    for init, seed in itertools.product(args.inits, args.seeds):
+        path = args.work / f"pretrain_{init}_seed{seed}" / "config.yaml"
+        if path.is_file():
+            mim = yaml.safe_load(path.read_text(encoding="utf-8"))["MODEL"]["MIM"]
+            told.setdefault(init, {})[str(seed)] = {key: mim[key] for key in ("TARGET", "TARGET_LAYERS", "MASK_RATIO")}
+    return told
+
+
 def settings_of(args: argparse.Namespace, init: str) -> dict[str, Any]:
     """All that a training depends on beside its kind, init and seed."""
     names = ("size", "images", "epochs", "options", *(() if INITS[init] is None else ("pretrain_epochs",)))
@@ -237,6 +249,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             told |= {"unseen_makers": results["unseen_makers"], "unseen_makers_detector": name}
     return {
         "settings": {key: value for key, value in vars(args).items() if key not in ("work", "smoke")},
+        "pretrainings": pretrainings(args),
         "table_3_systems_alone": told.pop("systems"),
         "table_4_with_design_labels": told.pop("parts"),
         **told,

@@ -89,6 +89,11 @@ def road_sections() -> list[list[str]]:
         "ones.** They stand side by side to show what each row means, not which is better. Rows and tables "
         "of the paper that are missing here were not run yet.",
     ]
+    for init, by_seed in result.get("pretrainings", {}).items():
+        for seed, mim in by_seed.items():
+            if mim["TARGET"] == "encoder":
+                blocks = ", ".join(str(layer + 1) for layer in mim["TARGET_LAYERS"])
+                intro.append(f"{LABELS[init]} of seed {seed} was pre-trained on targets from blocks {blocks}.")
     return [
         intro,
         init_tables(alone, parts),
