@@ -57,21 +57,6 @@ def test_no_variant_of_pretraining_equals_its_config(benchmark):
     assert list(benchmark("pretraining_page").INITS) == list(variants)
 
 
-def test_features_are_probed_at_the_size_that_the_detector_sees(benchmark):
-    comparison = benchmark("mim_comparison")
-
-    def size_of(options):
-        return dict(zip(options[::2], options[1::2], strict=True))["INPUT.MIN_SIZE_TEST"]
-
-    assert size_of(comparison.SCALE["tiny"][False]) == size_of(comparison._TINY)
-    config, options = comparison.FINETUNE["tiny"][True]
-    cfg = get_cfg()
-    add_implantdet_config(cfg)
-    cfg.merge_from_file(str(REPOSITORY / config))
-    assert "INPUT.MIN_SIZE_TEST" not in options
-    assert size_of(comparison.SCALE["tiny"][True]) == cfg.INPUT.MIN_SIZE_TEST
-
-
 def test_the_page_compares_no_psnr_of_other_masks(benchmark):
     runs = [
         {"dataset": "d", "init": init, "fold": 0, "seed": seed, "labels": 0.0}
