@@ -12,8 +12,8 @@ means, and paired 95 % intervals of the differences (t, over the pairs of fold a
 already, of the same lengths and size, are taken from it: so one machine can add seeds to what another has measured.
 
 --size tiny (ViT-Ti) is for CPUs: it pre-trains on crops of 128 px, probes at 224 px, and fine-tunes by
-configs/opg_vit_tiny.yaml or, for parts, configs/idd_tiny.yaml; base (ViT-B, 416 px) takes the configs as they are. --smoke proves that the script
-runs.
+configs/opg_vit_tiny.yaml or, for parts, configs/idd_tiny.yaml; base (ViT-B, 416 px) takes the configs as they are.
+--smoke proves that the script runs.
 """
 
 from __future__ import annotations
