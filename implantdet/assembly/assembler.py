@@ -23,6 +23,7 @@ from implantdet.assembly.candidates import (
     enumerate_candidates,
     gains,
     prefer_axis,
+    prefer_known_lengths,
     standing_apart,
 )
 from implantdet.assembly.clustering import k_means, k_means_paper
@@ -113,6 +114,7 @@ class PartAssembler:
         self._check_ranges()
         self.lines = tuple(default_lines() if lines is None else lines)
         self.taxonomy = taxonomy or default_taxonomy()
+        self.longest = max(length for line in self.lines for length in line.lengths)
         self.meanings = meanings(thing_classes, self.taxonomy)
         self.num_slots = len({meaning.slot for meaning in self.meanings if meaning is not None})
         self.state_: state.AssemblerState | None = None
@@ -215,7 +217,7 @@ class PartAssembler:
         detections = drop_weak(usable(instances, self.meanings), fitted.min_scores, fitted.typical_best)
         parts = gather(detections, self.meanings)
         arrays = self._arrays(parts)
-        members, axis = self._group(arrays)
+        members, axis = self._group(arrays, mm_per_pixel)
         found = outlines(parts, members, fitted.model.aspects, fitted.regressions, fitted.whole_weights, axis)
         rankings = self.ranker_.rank([readings_of(outline.parts, outline.whole) for outline in found])
         implants = [self._implant(o, ranking, mm_per_pixel) for o, ranking in zip(found, rankings, strict=True)]
@@ -268,7 +270,7 @@ class PartAssembler:
         alone = (calibrating.part_features(parts) * self._fitted().part_coefficients[slots]).sum(axis=1)
         return Parts(np.array([part.box for part in parts]).reshape(-1, 4), slots, np.maximum(alone, 0.0))
 
-    def _group(self, parts: Parts) -> tuple[Indices, Array | None]:
+    def _group(self, parts: Parts, mm_per_pixel: Scale | None) -> tuple[Indices, Array | None]:
         """[implants, 4] members and the axis that the implants of the image share, where it shows."""
         if self.method == "kmeans":
             members = k_means(parts)
@@ -281,6 +283,8 @@ class PartAssembler:
         if not (parts.slots == WHOLE).any():
             missing[WHOLE] = 0.0  # a detector without whole implants misses none
         candidates = enumerate_candidates(parts, fitted.model, missing)
+        if mm_per_pixel is not None:
+            candidates = prefer_known_lengths(candidates, parts, mm_per_pixel, self.longest)
         chosen = partition(candidates, parts.alone)
         axis = _shared_axis(parts, candidates.members[chosen])
         if axis is not None:

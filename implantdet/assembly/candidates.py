@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from implantdet.assembly.geometry import Array, Indices, angle_to_axis, centres, intersection_area, iou, sizes, unit
-from implantdet.assembly.likelihood import PAIRS, PATTERNS, ImplantModel
-from implantdet.structures import SLOTS
+from implantdet.assembly.likelihood import PAIRS, PATTERNS, ImplantModel, tail_cost
+from implantdet.structures import SLOTS, Scale
 
 NEIGHBOURS = 6  # nearest parts of another slot that are considered for a part
 REACH = 2.0  # distance of adjoining thirds at most, in mean larger sides of their boxes
@@ -20,6 +20,8 @@ INSIDE = 0.3  # share of the thirds that has to lie in a whole implant that they
 NEW = 3.0  # nats that every implant costs, so that one is preferred to two halves
 SAME = 0.5  # share of the smaller of two boxes, or IoU with a whole implant, from which they are one implant
 PER_PART = 12  # candidates that a part is left with
+ENLARGED = 1.25  # a panoramic radiograph shows an implant so many times as long as it is, and rarely more
+LENGTH_STD = 0.1  # of the logarithm of lengths beyond that: a zygomatic implant that shows all its thirds remains one
 WHOLE = len(SLOTS) - 1
 _BITS = (1, 2, 4)
 _PATTERN = np.zeros(8, np.intp)  # index in PATTERNS of the thirds whose bits are set
@@ -91,6 +93,29 @@ def prefer_axis(candidates: Candidates, parts: Parts, model: ImplantModel, axis:
     costs = costs.copy()
     costs[tilted] += tilt
     return Candidates(members, costs)
+
+
+def prefer_known_lengths(candidates: Candidates, parts: Parts, mm_per_pixel: Scale, longest: float) -> Candidates:
+    """The same candidates, charged for lengths far beyond the ``longest`` product line's, in millimetres.
+
+    The length of two thirds or three follows from the distance of their centres. A whole implant is at least as long as
+    the longer side of its box, but for a few percent.
+    """
+    members, costs = candidates
+    scale = np.array(mm_per_pixel) * (np.eye(2) if isinstance(mm_per_pixel, int | float) else 1.0)
+    length = np.zeros(len(members))
+    there = members[:, :WHOLE] >= 0
+    first, last = there.argmax(axis=1), WHOLE - 1 - there[:, ::-1].argmax(axis=1)
+    linked = np.flatnonzero(there.sum(axis=1) > 1)
+    first, last = first[linked], last[linked]
+    points = centres(parts.boxes)
+    step = (points[members[linked, last]] - points[members[linked, first]]) @ scale.T
+    length[linked] = np.hypot(*step.T) * WHOLE / (last - first)
+    rooted = np.flatnonzero(members[:, WHOLE] >= 0)
+    sides = sizes(parts.boxes[members[rooted, WHOLE]]) * np.hypot(*scale)
+    length[rooted] = np.maximum(length[rooted], sides.max(axis=1, initial=0.0))
+    excess = np.log(np.maximum(length / (ENLARGED * longest), 1.0))
+    return Candidates(members, costs + tail_cost((excess / LENGTH_STD) ** 2, 1))
 
 
 def standing_apart(members: Indices, gain: Array, parts: Parts) -> Indices:

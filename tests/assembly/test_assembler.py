@@ -191,6 +191,13 @@ def test_empty_images_and_single_parts(method):
     assert only.axis is None
 
 
+def test_only_thirds_that_are_surely_seen_make_an_implant_longer_than_any_product_line():
+    record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 0, 120)}
+    for score, length, is_found in ((0.35, 12, True), (0.35, 60, False), (1.0, 52, True)):  # mm; 52: zygomatic
+        found = fitted().assemble(detections(record, score=score), mm_per_pixel=length / 120)
+        assert [i.length_mm for i in found if i.axis] == ([pytest.approx(length, rel=0.05)] if is_found else [])
+
+
 def test_a_part_that_nothing_explains_is_named():
     record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 0, 120)}
     found = detections(record)

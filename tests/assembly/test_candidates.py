@@ -3,6 +3,8 @@ import pytest
 from implant_scenes import fitted
 
 from implantdet.assembly.candidates import (
+    ENLARGED,
+    LENGTH_STD,
     NEW,
     PER_PART,
     WHOLE,
@@ -10,6 +12,7 @@ from implantdet.assembly.candidates import (
     end_to_end,
     enumerate_candidates,
     prefer_axis,
+    prefer_known_lengths,
     standing_apart,
 )
 
@@ -87,6 +90,36 @@ def test_tilted_candidates_are_charged():
     skewed = [cost for row, cost in extra.items() if row[0] == 0 and row[2] == 5]
     assert skewed
     assert min(skewed) > 1
+
+
+def charges(layout, mm_per_pixel, longest=16.0, missing=MISSING):
+    found = enumerate_candidates(layout, fitted().state_.model, missing)
+    charged = prefer_known_lengths(found, layout, mm_per_pixel, longest)
+    return dict(zip(map(tuple, found.members.tolist()), charged.costs - found.costs, strict=True))
+
+
+def test_lengths_that_no_product_line_has_are_charged_by_their_logarithm():
+    layout = parts(column(0), [0, 1, 2])  # thirds of 30 pixels: 90 in all
+    assert set(charges(layout, 16 * ENLARGED / 90).values()) == {0.0}
+    # Student's t of ten degrees of freedom, one standard deviation beyond
+    expected = 5.5 * np.log(1 + 1 / 10)
+    for row, charge in charges(layout, 16 * ENLARGED * np.exp(LENGTH_STD) / 90).items():
+        assert charge == pytest.approx(expected if sum(part >= 0 for part in row) > 1 else 0.0), row
+
+
+def test_a_whole_implant_is_charged_for_the_longer_side_of_its_box():
+    layout = parts([[0, 0, 30, 200], column(0)[1]], [WHOLE, 1])
+    found = charges(layout, [[0.05, 0.0], [0.0, 2 * 16 * ENLARGED / 200]])
+    expected = 5.5 * np.log(1 + (np.log(2) / LENGTH_STD) ** 2 / 10)
+    assert {charge == pytest.approx(expected) for row, charge in found.items() if row[WHOLE] == 0} == {True}
+    assert found[-1, 1, -1, -1] == 0
+
+
+def test_lengths_are_measured_in_millimetres_where_pixels_are_not_square():
+    upright, lying = column(0), [[30 * k, 0, 30 * k + 30, 30] for k in range(3)]
+    scale = [[0.0, 0.5], [0.1, 0.0]]  # 0.5 mm down the image, 0.1 mm across it, in a frame turned by 90°
+    assert charges(parts(upright, [0, 1, 2]), scale)[0, 1, 2, -1] > 1  # 45 mm
+    assert charges(parts(lying, [0, 1, 2]), scale)[0, 1, 2, -1] == 0  # 9 mm
 
 
 def test_direction_from_first_to_last_third():
