@@ -20,6 +20,7 @@ COMMANDS = {
     "folds": ("implantdet.data.command_folds", "split by patient into a test set and four folds"),
     "stats": ("implantdet.data.command_stats", "class distribution, box sizes and shapes"),
     "phantom": ("implantdet.phantom.command", "render radiographs of known implants, with exact annotations"),
+    "predict": ("implantdet.report.command_predict", "find and name the implants in radiographs, by a trained model"),
     "draw": ("implantdet.report.command_draw", "draw annotations and detections on their radiographs"),
 }
 

@@ -90,6 +90,15 @@ def save_state(
     write_json(Path(path), content)
 
 
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Names of the classes of the detector that an assembler was fitted for.
+
+    Raises:
+        ValueError: the file is none of ours, or of another version.
+    """
+    return tuple(map(str, _read(path).get("thing_classes", ())))
+
+
 def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[str, Sequence[str]]) -> AssemblerState:
     """Read what ``save_state`` wrote.
 
@@ -102,11 +111,7 @@ def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[s
         ValueError: the file is none of ours, of another version, of a detector with other classes, or has values that
             are none today.
     """
-    content = read_json(Path(path))
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected the state of a part assembler, as `PartAssembler.save` writes it")
-    if content.get("version") != VERSION:
-        raise ValueError(f"{path}: version {content.get('version')!r}, expected {VERSION}; fit the assembler again")
+    content = _read(path)
     if content.get("thing_classes") != list(thing_classes):
         raise ValueError(f"{path}: was learned for other classes than the {len(thing_classes)} of this detector")
     try:
@@ -125,6 +130,15 @@ def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[s
         can_be_read = np.array([category in thing_classes for category in categories])
         confusions[axis] = _of_today(matrix, names[axis], values[axis], can_be_read)
     return replace(state, calibration=replace(state.calibration, confusions=confusions))
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    content = read_json(Path(path))
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected the state of a part assembler, as `PartAssembler.save` writes it")
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path}: version {content.get('version')!r}, expected {VERSION}; fit the assembler again")
+    return content
 
 
 def _of_today(confusion: Array, names: Sequence[str], today: Sequence[str], can_be_read: NDArray[np.bool_]) -> Array:

@@ -73,15 +73,19 @@ class RadiographMapper(DatasetMapper):
         dataset_dict = copy.deepcopy(dataset_dict)
         levels = read_radiograph(dataset_dict["file_name"])
         utils.check_image_size(dataset_dict, levels)
-        augmented = T.AugInput(to_float(levels))
-        transforms = self.augmentations(augmented)
-        image = torch.from_numpy(np.array(augmented.image))  # copied: flips leave negative strides
-        dataset_dict["image"] = image.repeat(self.num_channels, 1, 1)
+        dataset_dict["image"], transforms = self.augment(levels)
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:
-            self._transform_annotations(dataset_dict, transforms, tuple(image.shape))
+            self._transform_annotations(dataset_dict, transforms, tuple(dataset_dict["image"].shape[1:]))
         return dataset_dict
+
+    def augment(self, levels: np.ndarray) -> tuple[torch.Tensor, T.TransformList]:
+        """The model's image, (C, H, W), and how it was made, from (H, W) grey levels of ``read_radiograph``."""
+        augmented = T.AugInput(to_float(levels))
+        transforms = self.augmentations(augmented)
+        image = torch.from_numpy(np.array(augmented.image))  # copied: flips leave negative strides
+        return image.repeat(self.num_channels, 1, 1), transforms
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, ...]

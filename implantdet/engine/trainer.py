@@ -161,10 +161,15 @@ class Trainer(DefaultTrainer):
         return build_adamw(cfg, model)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """Images one by one, by ``INPUT.MIN_SIZE_TEST``; in their own size for the versions of ``build_detector``."""
+    def build_test_mapper(cls, cfg: CfgNode) -> RadiographMapper:
+        """Images by ``INPUT.MIN_SIZE_TEST``; in their own size for the versions of ``build_detector``."""
         own_size: dict[str, Any] = {"augmentations": []} if cfg.TEST.AUG.ENABLED else {}
-        return build_detection_test_loader(cfg, dataset_name, mapper=RadiographMapper(cfg, is_train=False, **own_size))
+        return RadiographMapper(cfg, is_train=False, **own_size)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """Images one by one."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=cls.build_test_mapper(cfg))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:

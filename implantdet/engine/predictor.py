@@ -1,0 +1,78 @@
+"""Both stages on radiographs that nobody has annotated: what Detectron2's ``DefaultPredictor`` is for one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import get_cfg
+from detectron2.structures import Instances
+
+from implantdet.assembly.assembler import PartAssembler
+from implantdet.assembly.state import read_classes
+from implantdet.config import add_implantdet_config
+from implantdet.data.problems import DataError
+from implantdet.engine.checkpoint import Checkpointer
+from implantdet.engine.merging import merge
+from implantdet.engine.second_stage import ASSEMBLER
+from implantdet.engine.setup import CONFIG
+from implantdet.engine.trainer import Trainer
+from implantdet.structures import Assembly, Scale
+
+WEIGHTS = "model_final.pth"  # those that the assembler was calibrated with
+
+
+class ImplantPredictor:
+    """A trained detector and its assembler. Needs no dataset, only what the training left.
+
+    Args:
+        run_dir: ``OUTPUT_DIR`` of a training that ended with a second stage: ``config.yaml``, ``model_final.pth`` and
+            ``assembler.json`` in it.
+        device: ``cpu``, ``cuda``, …; None: the GPU if there is one.
+
+    Raises:
+        DataError: one of the three files is missing.
+        ValueError: one of them is damaged, or they do not belong together.
+
+    Example:
+        >>> predictor = ImplantPredictor("output/idd_mde")  # doctest: +SKIP
+        >>> assembly = predictor(read_radiograph("patient.png"), mm_per_pixel=0.1)  # doctest: +SKIP
+        >>> [implant.ranking.systems[0].name for implant in assembly.implants]  # doctest: +SKIP
+        ['Bicon', 'ITI']
+    """
+
+    def __init__(self, run_dir: str | Path, device: str | None = None) -> None:
+        for name in (CONFIG, WEIGHTS, ASSEMBLER):
+            if not (Path(run_dir) / name).is_file():
+                raise DataError(
+                    f"{Path(run_dir) / name}: no such file; expected the OUTPUT_DIR of a training that ended with a "
+                    f"second stage, with {CONFIG}, {WEIGHTS} and {ASSEMBLER}"
+                )
+        config, weights, state = (str(Path(run_dir) / name) for name in (CONFIG, WEIGHTS, ASSEMBLER))
+        cfg = get_cfg()
+        add_implantdet_config(cfg)
+        merge(cfg, config, [])
+        cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._assembler = PartAssembler(cfg, read_classes(state)).load(state)
+        model = Trainer.build_model(cfg)
+        Checkpointer(model, ema=model).load(weights)  # averaged weights, loaded last, take the others' place
+        cfg.MODEL.MASK_ON = model.roi_heads.mask_on = False  # the assembly does not look at masks
+        self._detector = Trainer.build_detector(cfg, model).eval()
+        self._mapper = Trainer.build_test_mapper(cfg)
+
+    def detect(self, levels: np.ndarray) -> Instances:
+        """The detections of the first stage, on the CPU; arguments as in ``__call__``."""
+        image, _ = self._mapper.augment(levels)
+        height, width = levels.shape
+        with torch.inference_mode():
+            return self._detector([{"image": image, "height": height, "width": width}])[0]["instances"].to("cpu")
+
+    def __call__(self, levels: np.ndarray, mm_per_pixel: Scale | None = None) -> Assembly:
+        """The implants of one radiograph, best score first, and the parts that belong to none.
+
+        Args:
+            levels: (H, W) grey levels, uint8 or uint16, as ``implantdet.data.images.read_radiograph`` returns them.
+            mm_per_pixel: scale, where it is known; where pixels are not square, 2×2.
+        """
+        return self._assembler.explain(self.detect(levels), mm_per_pixel)

@@ -1,0 +1,95 @@
+"""Radiographs without annotations to pictures and ``implants.json``: what is found in them, by a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from implantdet.data.idd import write_json
+from implantdet.data.images import SUFFIXES, read_radiograph, to_float
+from implantdet.data.problems import DataError, Problem
+from implantdet.engine.predictor import ImplantPredictor
+from implantdet.evaluation.implant_results import implant_content
+from implantdet.report.implant_overlay import draw_implants
+from implantdet.report.overlay import COLUMN, open_panel, side_by_side
+
+
+def predict_radiographs(
+    run_dir: str | Path,
+    images: Sequence[str | Path],
+    out: str | Path,
+    min_score: float = 0.3,
+    mm_per_pixel: float | None = None,
+) -> int:
+    """Write a picture per radiograph and, of all of them, ``implants.json``.
+
+    Args:
+        run_dir: ``OUTPUT_DIR`` of a training that ended with a second stage.
+        images: files, and folders, of which every image is taken with those in subfolders.
+        out: folder that is created; it must not be there, or be empty.
+        min_score: implants below it are left out of the pictures; the file has them all.
+        mm_per_pixel: scale of the radiographs, where it is known and one for all.
+
+    Returns:
+        The number of radiographs.
+
+    Raises:
+        DataError: there is no image, ``out`` is not empty, or the model cannot be used; or, after all others are done,
+            images could not be read.
+    """
+    out = Path(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out}: not empty; expected a folder that is not there yet")
+    names = _names(images)
+    try:
+        predictor = ImplantPredictor(run_dir)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    out.mkdir(parents=True, exist_ok=True)
+    written, problems = [], []
+    for name, path in tqdm(names.items(), desc="predict", unit="image"):
+        try:
+            levels = read_radiograph(path)
+        except DataError as error:
+            problems.append(Problem(str(path), "", error.message.removeprefix(f"{path}: ")))
+            continue
+        implants = [implant_content(implant) for implant in predictor(levels, mm_per_pixel).implants]
+        _picture(levels, implants, name, min_score).save(out / f"{name}.png")
+        written.append({"file_name": str(path), "picture": f"{name}.png", "implants": implants})
+    write_json(out / "implants.json", {"model": str(run_dir), "images": written})
+    if problems:
+        raise DataError(f"{len(problems)} of {len(names)} images could not be read; {out} has the others", problems)
+    return len(written)
+
+
+def _names(images: Sequence[str | Path]) -> dict[str, Path]:
+    """A name of its own for every image, in order: that of its file, with a number where several have the same."""
+    paths = []
+    for given in map(Path, images):
+        found = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not given.exists() or (given.is_dir() and not found):
+            what = "no image in it" if given.is_dir() else "no such file or folder"
+            raise DataError(f"{given}: {what}; expected radiographs that end in {', '.join(SUFFIXES)}")
+        paths += found if given.is_dir() else [given]
+    names: dict[str, Path] = {}
+    for path in dict.fromkeys(paths):
+        name, number = path.stem, 2
+        while name in names:
+            name, number = f"{path.stem}_{number}", number + 1
+        names[name] = path
+    return names
+
+
+def _picture(levels: np.ndarray, implants: Sequence[dict[str, Any]], name: str, min_score: float) -> Image.Image:
+    """The radiograph as it is and, to its right, with its implants."""
+    radiograph = to_float(levels).round().astype("uint8")
+    plain, _ = open_panel(radiograph, name)
+    shown = [implant for implant in implants if implant["score"] >= min_score]
+    many = f"{len(shown) or 'no'} implant{'' if len(shown) == 1 else 's'}"
+    drawn = draw_implants(radiograph, shown, f"{many} of score {min_score:.0%} or more")
+    return side_by_side([plain.crop((0, 0, plain.width - COLUMN, plain.height)), drawn])

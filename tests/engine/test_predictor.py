@@ -1,0 +1,74 @@
+"""A trained detector and its assembler on radiographs that nobody annotated."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_idd
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from implantdet.data.images import read_radiograph
+from implantdet.data.problems import DataError
+from implantdet.engine.predictor import ImplantPredictor
+from implantdet.engine.trainer import Trainer
+from implantdet.evaluation.implant_results import implant_content
+
+SHORT = (
+    *("SOLVER.MAX_EPOCHS", "0.1", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+    *("ASSEMBLY.MIN_SCORE", "0.0"),  # the scores of so short a training are low
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("MODEL.MASK_ON", "True"),
+        (
+            *("MODEL.MASK_ON", "False", "MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "SOLVER.EMA_DECAY", "0.5"),
+            *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
+            *("MODEL.PART_HEAD.CLASS_WEIGHTING", "effective_number"),
+            *("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48,)"),
+        ),
+    ],
+    ids=["masks", "many versions of an image"],
+)
+def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, options):
+    root = write_idd(tmp_path / "implants", num_images=40)
+    cfg = tiny_cfg(*SHORT, *options, root=root)
+    out = Path(cfg.OUTPUT_DIR)
+    (out / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    written = json.loads((out / "tiny_implants_test/implants.json").read_text(encoding="utf-8"))
+    files = {record["image_id"]: record["file_name"] for record in DatasetCatalog.get("tiny_implants_test")}
+    for name in [name for name in DatasetCatalog if name.startswith("tiny_implants")]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+    predictor = ImplantPredictor(out, device="cpu")
+    found = 0
+    for image in written["images"]:
+        assembly = predictor(read_radiograph(files[image["image_id"]]))
+        mine = [implant_content(implant) for implant in assembly.implants]
+        assert json.loads(json.dumps(mine)) == image["implants"]
+        found += len(mine)
+    assert found
+
+
+def test_grey_levels_of_16_bits_and_their_scale_are_taken(tiny_cfg, tmp_path):
+    cfg = tiny_cfg(*SHORT, root=write_idd(tmp_path / "deep", num_images=40))
+    out = Path(cfg.OUTPUT_DIR)
+    (out / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    predictor = ImplantPredictor(out, device="cpu")
+    levels = np.random.default_rng(0).integers(0, 255, (64, 80)).astype(np.uint8)
+    shallow, deep = predictor.detect(levels), predictor.detect(levels.astype(np.uint16) * 257)
+    assert deep.pred_boxes.tensor.numpy() == pytest.approx(shallow.pred_boxes.tensor.numpy(), abs=0.01)
+    assert {implant.mm_per_pixel for implant in predictor(levels, 0.001).implants} == {0.001}
+    (out / "assembler.json").unlink()
+    with pytest.raises(DataError, match=r"assembler\.json: no such file; expected the OUTPUT_DIR of a training"):
+        ImplantPredictor(out)

@@ -1,0 +1,90 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from implantdet.data.problems import DataError
+from implantdet.report import predict
+from implantdet.report.overlay import COLUMN, HEIGHT, LINE
+from implantdet.report.predict import predict_radiographs
+from implantdet.structures import Assembly, Implant, Part
+from implantdet.taxonomy import COLOURS
+
+SURE, FAINT = (
+    Implant((part,), None, part.box, part.score) for part in (Part("apical", (4, 4, 20, 30), s) for s in (0.9, 0.2))
+)
+
+
+@pytest.fixture
+def radiographs(tmp_path, monkeypatch):
+    """Two folders with an image of one name, and a model that finds an implant in bright images."""
+    for folder, brightness in (("a", 200), ("b", 10)):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        Image.fromarray(np.full((40, 60), brightness, np.uint8)).save(tmp_path / folder / "deep/one.png")
+
+    class Predictor:
+        def __init__(self, run_dir):
+            if run_dir == "broken":
+                raise ValueError("assembler.json: damaged")
+
+        def __call__(self, levels, mm_per_pixel):
+            assert mm_per_pixel == 0.1
+            return Assembly((SURE, FAINT) if levels.mean() > 100 else (), ())
+
+    monkeypatch.setattr(predict, "ImplantPredictor", Predictor)
+    return tmp_path
+
+
+def run(root, *images, run_dir="run", **options):
+    return predict_radiographs(run_dir, images, root / "out", mm_per_pixel=0.1, **options)
+
+
+def written(root):
+    return json.loads((root / "out/implants.json").read_text(encoding="utf-8"))
+
+
+def test_every_radiograph_of_files_and_folders_has_a_picture_and_its_implants(radiographs):
+    bright, dark = radiographs / "a/deep/one.png", radiographs / "b/deep/one.png"
+    assert run(radiographs, radiographs / "a", bright, dark) == 2  # the file is in the folder, too
+    content = written(radiographs)
+    assert [(image["file_name"], image["picture"]) for image in content["images"]] == [
+        (str(bright), "one.png"),
+        (str(dark), "one_2.png"),
+    ]
+    assert [[implant["score"] for implant in image["implants"]] for image in content["images"]] == [[0.9, 0.2], []]
+    assert sorted(path.name for path in (radiographs / "out").iterdir()) == ["implants.json", "one.png", "one_2.png"]
+
+
+def test_the_picture_has_the_radiograph_as_it_is_and_its_sure_implants(radiographs):
+    run(radiographs, radiographs / "a", min_score=0.5)
+    with Image.open(radiographs / "out/one.png") as picture:
+        pixels = np.asarray(picture)[2 * LINE :]
+    width = HEIGHT * 60 // 40
+    assert pixels.shape[1] == 2 * width + COLUMN
+    assert (pixels[:, :width] == 200).all()
+    for share, is_drawn in (((4, 20), True), ((40, 50), False)):
+        x = slice(*(width + round(value * HEIGHT / 40) for value in (share[0] - 1, share[1] + 1)))
+        assert (pixels[:, x] == COLOURS["apical"]).all(-1).any() == is_drawn
+
+
+def test_what_cannot_be_read_is_told_after_the_others_are_done(radiographs):
+    (radiographs / "a/deep/broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 2 images could not be read") as error:
+        run(radiographs, radiographs / "a")
+    assert error.value.problems[0].file.endswith("broken.png")
+    assert len(written(radiographs)["images"]) == 1
+
+
+def test_nothing_is_written_where_something_is_missing(radiographs):
+    (radiographs / "empty").mkdir()
+    for images, expected in ((["empty"], "no image in it"), (["a", "c"], "no such file or folder")):
+        with pytest.raises(DataError, match=expected):
+            run(radiographs, *(radiographs / image for image in images))
+    with pytest.raises(DataError, match=r"assembler\.json: damaged"):
+        run(radiographs, radiographs / "a", run_dir="broken")
+    assert not (radiographs / "out").exists()
+    (radiographs / "out").mkdir()
+    (radiographs / "out/notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="not empty"):
+        run(radiographs, radiographs / "a")
