@@ -8,10 +8,11 @@ import time
 
 import pytest
 import torch
-from conftest import REPOSITORY, tiny_dataset
+from conftest import REPOSITORY, tiny_dataset, write_idd
 from detectron2.config import get_cfg
 from detectron2.utils.events import EventStorage
 
+from implantdet.cli import main
 from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
 from implantdet.engine.loader import seed_everything
@@ -177,3 +178,19 @@ def test_what_the_user_got_wrong_is_told_in_one_line(key, value, told):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.endswith(f"train_net.py: {told}\n")
+
+
+def test_parts_are_trained_assembled_and_predicted(tmp_path, capsys):
+    root, out = write_idd(tmp_path / "implants", num_images=40), tmp_path / "out"
+    run(*tiny_dataset(root), "OUTPUT_DIR", out, config="idd_smoke")
+    assert read(out / "tiny_implants_test/results.json")["implants"]["num_implants"] == 12
+    radiographs = sorted((root / "images").iterdir())[:1]
+    assert main(["predict", *map(str, [out, *radiographs, "--out", tmp_path / "found"])]) == 0
+    assert "found: 1 picture, and implants.json." in capsys.readouterr().out
+    assert [image["file_name"] for image in read(tmp_path / "found/implants.json")["images"]] == list(
+        map(str, radiographs)
+    )
+
+    (out / "model_final.pth").rename(out / "model.pth")
+    assert main(["predict", *map(str, [out, *radiographs, "--out", tmp_path / "again"])]) == 1
+    assert "model_final.pth: no such file; expected the OUTPUT_DIR of a training" in capsys.readouterr().err

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run ``implantdet predict``."""
     number = predict_radiographs(args.run_dir, args.images, args.out, args.min_score, args.mm_per_pixel)
-    print(f"{args.out}: {number} pictures, and implants.json. They are hints for a dentist, not diagnoses.")
+    pictures = "1 picture" if number == 1 else f"{number} pictures"
+    print(f"{args.out}: {pictures}, and implants.json. They are hints for a dentist, not diagnoses.")
 
 
 def _positive(text: str) -> float:
