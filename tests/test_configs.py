@@ -91,6 +91,17 @@ def pretraining_config(name):
     return cfg
 
 
+def test_the_papers_pretraining():
+    """Sections 3.2 and 4.3."""
+    cfg = pretraining_config("pretrain_mde_paper")
+    assert (cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.IMG_SIZE) == ("vit_base_patch16_224", 416)
+    mim = cfg.MODEL.MIM
+    assert (mim.TARGET, mim.MASK_RATIO, mim.DECODER_DEPTH, mim.PIXEL_WEIGHT) == ("patch_embed", 0.25, 0, 0)
+    assert pytest.approx(1.5e-4) == cfg.SOLVER.BASE_LR * 256 / cfg.SOLVER.IMS_PER_BATCH
+    assert (cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.BETAS, cfg.SOLVER.WARMUP_EPOCHS) == (0.05, [0.9, 0.95], 10)
+    assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR"
+
+
 def test_the_teacher_of_mde_has_a_quarter_of_the_encoders_blocks():
     cfg = pretraining_config("pretrain_mde")
     with torch.device("meta"):

@@ -215,6 +215,20 @@ def test_losses_by_hand(loss, by_hand):
     assert torch.allclose(losses["loss_pixel"], 0.25 * ((pixels - patches) ** 2).mean())
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("depth", [0, 2])
+def test_mixed_precision_changes_little(target, depth):
+    model, images, mask = tiny_model(target, depth), images_of(1), mask_of(1)
+    exact = model.losses(images, mask)["loss_mim"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.losses(images, mask)["loss_mim"]
+    assert rounded.dtype == torch.float32
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.01)
+    assert rounded != exact
+    rounded.backward()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
+
+
 def test_ratio_zero_is_a_plain_autoencoder():
     model, images = tiny_model(mask_ratio=0.0), images_of(1)
     mask = sample_mask(2, GRID, 0.0)

@@ -59,6 +59,18 @@ def test_mae_layout_loads_without_its_decoder(tmp_path, caplog):
     assert f"{total} of {total} keys matched, 0 missing, 0 unexpected, 0 of another shape" in caplog.text
 
 
+def test_the_encoders_keys_are_those_of_the_public_mae_checkpoints():
+    """As mae_pretrain_vit_base.pth and mae_visualize_vit_base.pth spell them."""
+    layers = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    modules = ["patch_embed.proj", "norm", *(f"blocks.{index}.{layer}" for index in range(12) for layer in layers)]
+    with torch.device("meta"):
+        vit = ViT(name="vit_base_patch16_224", img_size=224, in_chans=3)
+    assert vit.state_dict().keys() == {
+        *("cls_token", "pos_embed"),
+        *(f"{module}.{kind}" for module in modules for kind in ("weight", "bias")),
+    }
+
+
 @torch.no_grad()
 def test_positions_are_resampled_to_the_grid_of_the_model(tmp_path):
     vit = build_vit(img_size=64)
