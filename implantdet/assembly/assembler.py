@@ -30,7 +30,7 @@ from implantdet.assembly.clustering import k_means, k_means_paper
 from implantdet.assembly.fitting import TooFewImplantsError, fit_geometry
 from implantdet.assembly.gather import drop_weak, gather, meanings, usable
 from implantdet.assembly.geometry import Array, Indices, mean_axis
-from implantdet.assembly.known import KnownImplant, known_implants, readings_per_part
+from implantdet.assembly.known import KnownImplant, known_implants, readings_per_part, scale_of
 from implantdet.assembly.line_table import axis_values, build_table, count_examples
 from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
@@ -114,7 +114,7 @@ class PartAssembler:
         self._check_ranges()
         self.lines = tuple(default_lines() if lines is None else lines)
         self.taxonomy = taxonomy or default_taxonomy()
-        self.longest = max(length for line in self.lines for length in line.lengths)
+        self.longest = max((length for line in self.lines for length in line.lengths), default=math.inf)
         self.meanings = meanings(thing_classes, self.taxonomy)
         self.num_slots = len({meaning.slot for meaning in self.meanings if meaning is not None})
         self.state_: state.AssemblerState | None = None
@@ -192,7 +192,8 @@ class PartAssembler:
         )
         self._prepare()
         groups = [str(r.get("patient_id") or r.get("source_id") or r["image_id"]) for r in dataset_dicts]
-        learned = calibrating.learn_from(zip(groups, map(self.explain, predictions), known, strict=True))
+        assembled = map(self.explain, predictions, map(scale_of, dataset_dicts))
+        learned = calibrating.learn_from(zip(groups, assembled, known, strict=True))
         self.state_ = replace(
             self.state_,
             whole_weights=learned.whole_weights,

@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 from implantdet.assembly.gather import Meaning
 from implantdet.assembly.geometry import Array, union
 from implantdet.assembly.likelihood import directions
-from implantdet.structures import SLOTS, Box
+from implantdet.structures import SLOTS, Box, Scale
 from implantdet.taxonomy import SYSTEM, THIRDS
 
 EDGE = 1.0  # pixels; a box that comes this close to the frame may be cut
@@ -81,3 +81,8 @@ def readings_per_part(known: Iterable[KnownImplant]) -> Array:
             annotations[k] += sum(axis.split(".")[0] == slot for axis in implant.values)
         annotations[-1] += SYSTEM in implant.boxes
     return np.where(parts > 0, annotations / np.maximum(parts, 1), 1.0)
+
+
+def scale_of(record: dict[str, Any]) -> Scale | None:
+    """The scale of a dataset dict's image; None where nobody knows it."""
+    return record.get("mm_per_pixel", record.get("mm_per_pixel_matrix"))

@@ -94,9 +94,12 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     """Names of the classes of the detector that an assembler was fitted for.
 
     Raises:
-        ValueError: the file is none of ours, or of another version.
+        ValueError: the file is none of ours, of another version, or damaged.
     """
-    return tuple(map(str, _read(path).get("thing_classes", ())))
+    classes = _read(path).get("thing_classes")
+    if not isinstance(classes, list):
+        raise ValueError(f"{path}: damaged: no list 'thing_classes'; fit the assembler again")
+    return tuple(map(str, classes))
 
 
 def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[str, Sequence[str]]) -> AssemblerState:
@@ -116,7 +119,9 @@ def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[s
         raise ValueError(f"{path}: was learned for other classes than the {len(thing_classes)} of this detector")
     try:
         state, names = _parse(content)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if state.min_scores.shape != (len(thing_classes),):
+            raise ValueError(f"{state.min_scores.shape} min_scores of {len(thing_classes)} classes")
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"{path}: damaged: {type(error).__name__} {error}; fit the assembler again") from error
     lost = [f"{axis}.{name}" for axis in names for name in names[axis] if name not in values.get(axis, ())]
     if lost:
@@ -179,7 +184,7 @@ def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]
         model,
         regressions,
         _array(content["part_coefficients"]),
-        content["examples"],
+        dict(content["examples"]),
         _array(content["miss_rates"]),
         _array(content["min_scores"]),
         float(content["typical_best"]),

@@ -39,9 +39,17 @@ def _load(config_file: str) -> dict[str, Any]:
     if not Path(config_file).is_file():
         raise ValueError(f"{config_file}: no such config file")
     try:
-        return CfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
-    except (OSError, yaml.YAMLError) as error:
+        loaded = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
+    except (
+        OSError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        TypeError,
+    ) as error:  # yacs: TypeError where YAML holds nothing
         raise ValueError(f"{config_file}: the config cannot be read: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{config_file}: found {type(loaded).__name__}, expected KEY: VALUE")
+    return loaded
 
 
 def _leaves(cfg: CfgNode, loaded: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -30,10 +30,11 @@ class ImplantPredictor:
         run_dir: ``OUTPUT_DIR`` of a training that ended with a second stage: ``config.yaml``, ``model_final.pth`` and
             ``assembler.json`` in it.
         device: ``cpu``, ``cuda``, …; None: the GPU if there is one.
+        lines: file of product lines that takes the place of the training's ``ASSEMBLY.LINES``.
 
     Raises:
         DataError: one of the three files is missing.
-        ValueError: one of them is damaged, or they do not belong together.
+        ValueError: one of them is damaged, or they do not belong together; or the product lines cannot be read.
 
     Example:
         >>> predictor = ImplantPredictor("output/idd_mde")  # doctest: +SKIP
@@ -42,7 +43,7 @@ class ImplantPredictor:
         ['Bicon', 'ITI']
     """
 
-    def __init__(self, run_dir: str | Path, device: str | None = None) -> None:
+    def __init__(self, run_dir: str | Path, device: str | None = None, lines: str | Path | None = None) -> None:
         for name in (CONFIG, WEIGHTS, ASSEMBLER):
             if not (Path(run_dir) / name).is_file():
                 raise DataError(
@@ -53,8 +54,21 @@ class ImplantPredictor:
         cfg = get_cfg()
         add_implantdet_config(cfg)
         merge(cfg, config, [])
+        if lines is not None:
+            cfg.ASSEMBLY.LINES = str(lines)
+        elif cfg.ASSEMBLY.LINES and not Path(cfg.ASSEMBLY.LINES).is_file():
+            raise DataError(
+                f"{config}: ASSEMBLY.LINES is {cfg.ASSEMBLY.LINES!r}, and there is no such file here; give the path of "
+                "the product lines (--lines)"
+            )
+        classes = read_classes(state)
+        if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise ValueError(
+                f"{state}: for a detector of {len(classes)} classes, but {config} has "
+                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; expected the assembler of this training"
+            )
         cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._assembler = PartAssembler(cfg, read_classes(state)).load(state)
+        self._assembler = PartAssembler(cfg, classes).load(state)
         model = Trainer.build_model(cfg)
         Checkpointer(model, ema=model).load(weights)  # averaged weights, loaded last, take the others' place
         cfg.MODEL.MASK_ON = model.roi_heads.mask_on = False  # the assembly does not look at masks

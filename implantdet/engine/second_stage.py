@@ -50,7 +50,12 @@ class SecondStage(HookBase):
 
     def after_train(self) -> None:
         """Calibrate, save and report, unless the training was interrupted."""
-        if self._assembler is None or self.trainer.iter < self.trainer.max_iter:
+        if self.trainer.iter < self.trainer.max_iter:
+            return
+        path = Path(self._cfg.OUTPUT_DIR) / ASSEMBLER
+        if comm.is_main_process():
+            path.unlink(missing_ok=True)  # one that an earlier training left does not fit these weights
+        if self._assembler is None:
             return
         cfg = self._cfg
         records, predictions = [], []
@@ -61,7 +66,6 @@ class SecondStage(HookBase):
             predictions += [collector.instances[record["image_id"]] for record in DatasetCatalog.get(name)]
         self._assembler.calibrate(records, predictions)  # in every process, with the same predictions
         if comm.is_main_process():
-            path = Path(cfg.OUTPUT_DIR) / ASSEMBLER
             self._assembler.save(path)
             logger.info("Saved the assembler, calibrated on %s: %s", ", ".join(cfg.DATASETS.TEST), path)
         self._report()

@@ -13,7 +13,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from implantdet.assembly.assembler import PartAssembler
-from implantdet.assembly.known import known_implants
+from implantdet.assembly.known import known_implants, scale_of
 from implantdet.data.idd import read_json, write_json
 from implantdet.evaluation.attribute_metrics import attribute_metrics, axes_of
 from implantdet.evaluation.coco_evaluator import COCOEvaluator, coco_ground_truth, without_nan
@@ -83,7 +83,7 @@ class ImplantEvaluator(DatasetEvaluator):
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
             start = time.perf_counter()
-            assembly = self._assembler.explain(instances, image.get("mm_per_pixel", image.get("mm_per_pixel_matrix")))
+            assembly = self._assembler.explain(instances, scale_of(image))
             seconds = (detector, time.perf_counter() - start)
             whole = stage1_boxes(instances, self._assembler.meanings)
             self._found.append(_Found(image["image_id"], whole, assembly, seconds))

@@ -58,7 +58,7 @@ def read_checkpoint(source: str) -> dict[str, Any]:
     path = local_checkpoint(source)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         found = str(error).partition("\n")[0]
         raise ValueError(
             f"{source}: expected a checkpoint of nothing but tensors and plain values, found {found!r}. "

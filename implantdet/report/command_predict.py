@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from implantdet.report.predict import predict_radiographs
@@ -15,19 +16,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="radiographs, or folders of them")
     parser.add_argument("--out", required=True, metavar="OUT", type=Path, help="new folder of the results")
-    parser.add_argument("--min-score", metavar="S", type=float, default=0.3, help="of what is drawn (default: 0.3)")
-    parser.add_argument("--mm-per-pixel", metavar="MM", type=_positive, help="scale of the radiographs, if it is known")
+    parser.add_argument(
+        "--min-score", metavar="S", type=_within(0, 1), default=0.3, help="of what is drawn (default: 0.3)"
+    )
+    parser.add_argument(
+        "--mm-per-pixel", metavar="MM", type=_within(0.001, 1), help="scale of all the radiographs, if it is known"
+    )
+    parser.add_argument("--lines", metavar="FILE", type=Path, help="product lines instead of those of the training")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run ``implantdet predict``."""
-    number = predict_radiographs(args.run_dir, args.images, args.out, args.min_score, args.mm_per_pixel)
+    number = predict_radiographs(args.run_dir, args.images, args.out, args.min_score, args.mm_per_pixel, args.lines)
     pictures = "1 picture" if number == 1 else f"{number} pictures"
     print(f"{args.out}: {pictures}, and implants.json. They are hints for a dentist, not diagnoses.")
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
-    return value
+def _within(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"found {text}, expected a number from {low} to {high}")
+        return value
+
+    return parse

@@ -110,6 +110,11 @@ def _read_implants(path: Path, content: dict[str, Any]) -> dict[int, dict[str, A
         raise DataError(f"{path}: expected an object with the list 'images'; give implants.json of an evaluation")
     known = {image["id"] for image in content["images"]}
     for image in written["images"]:
+        if "image_id" not in image:
+            raise DataError(
+                f"{path}: an implants.json of `implantdet predict`, which draws its own pictures; expected one of an "
+                "evaluation on this dataset"
+            )
         if image["image_id"] not in known:
             raise DataError(
                 f"{path}: image {image['image_id']}: not in this dataset; expected the implants of an evaluation on it"

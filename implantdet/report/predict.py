@@ -25,8 +25,11 @@ def predict_radiographs(
     out: str | Path,
     min_score: float = 0.3,
     mm_per_pixel: float | None = None,
+    lines: str | Path | None = None,
 ) -> int:
     """Write a picture per radiograph and, of all of them, ``implants.json``.
+
+    What is finished when the run is interrupted stays, with an ``implants.json`` of its own.
 
     Args:
         run_dir: ``OUTPUT_DIR`` of a training that ended with a second stage.
@@ -34,50 +37,65 @@ def predict_radiographs(
         out: folder that is created; it must not be there, or be empty.
         min_score: implants below it are left out of the pictures; the file has them all.
         mm_per_pixel: scale of the radiographs, where it is known and one for all.
+        lines: file of product lines, as for ``ImplantPredictor``.
 
     Returns:
         The number of radiographs.
 
     Raises:
-        DataError: there is no image, ``out`` is not empty, or the model cannot be used; or, after all others are done,
-            images could not be read.
+        DataError: there is no image, ``out`` cannot be used, or the model cannot; or, after all others are done, images
+            could not be read.
     """
     out = Path(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise DataError(f"{out}: not empty; expected a folder that is not there yet")
-    names = _names(images)
+    names = _names(images, out)
     try:
-        predictor = ImplantPredictor(run_dir)
+        predictor = ImplantPredictor(run_dir, lines=lines)
     except ValueError as error:
         raise DataError(str(error)) from error
-    out.mkdir(parents=True, exist_ok=True)
-    written, problems = [], []
-    for name, path in tqdm(names.items(), desc="predict", unit="image"):
-        try:
-            levels = read_radiograph(path)
-        except DataError as error:
-            problems.append(Problem(str(path), "", error.message.removeprefix(f"{path}: ")))
-            continue
-        implants = [implant_content(implant) for implant in predictor(levels, mm_per_pixel).implants]
-        _picture(levels, implants, name, min_score).save(out / f"{name}.png")
-        written.append({"file_name": str(path), "picture": f"{name}.png", "implants": implants})
-    write_json(out / "implants.json", {"model": str(run_dir), "images": written})
+    written: list[dict[str, Any]] = []
+    problems = []
+    try:
+        for name, path in tqdm(names.items(), desc="predict", unit="image"):
+            try:
+                levels = read_radiograph(path)
+                implants = [implant_content(implant) for implant in predictor(levels, mm_per_pixel).implants]
+                picture = _picture(levels, implants, name, min_score)
+            # The last two: of images that are a thousand times as long as wide.
+            except (DataError, ValueError, Image.DecompressionBombError) as error:
+                problems.append(Problem(str(path), "", str(error).removeprefix(f"{path}: ")))
+                continue
+            out.mkdir(parents=True, exist_ok=True)
+            picture.save(out / f"{name}.png")
+            written.append({"file_name": str(path), "picture": f"{name}.png", "implants": implants})
+    finally:
+        if written:
+            write_json(out / "implants.json", {"model": str(run_dir), "images": written})
     if problems:
-        raise DataError(f"{len(problems)} of {len(names)} images could not be read; {out} has the others", problems)
+        others = f"; {out} has the other {len(written)}" if written else ""
+        raise DataError(f"{len(problems)} of {len(names)} images cannot be used{others}", problems)
     return len(written)
 
 
-def _names(images: Sequence[str | Path]) -> dict[str, Path]:
+def _names(images: Sequence[str | Path], out: Path) -> dict[str, Path]:
     """A name of its own for every image, in order: that of its file, with a number where several have the same."""
-    paths = []
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: is there and not empty; expected a new folder. Remove it, or choose another --out")
+    paths: dict[Path, Path] = {}  # by what they lead to: no image is taken twice
     for given in map(Path, images):
         found = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not given.exists() or (given.is_dir() and not found):
             what = "no image in it" if given.is_dir() else "no such file or folder"
             raise DataError(f"{given}: {what}; expected radiographs that end in {', '.join(SUFFIXES)}")
-        paths += found if given.is_dir() else [given]
+        if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
+            raise DataError(f"{out}: lies in {given}, whose images are taken; pictures need a folder elsewhere")
+        for path in found if given.is_dir() else [given]:
+            paths.setdefault(path.resolve(), path)
     names: dict[str, Path] = {}
-    for path in dict.fromkeys(paths):
+    for path in paths.values():
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{str(path)!r}: a name that is no UTF-8; rename it") from error
         name, number = path.stem, 2
         while name in names:
             name, number = f"{path.stem}_{number}", number + 1

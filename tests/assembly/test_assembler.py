@@ -281,6 +281,24 @@ def test_calibration_learns_the_geometry_anew_with_the_noise_that_it_measures():
     assert loose.state_.regressions[inferred].std[0] > precise.state_.regressions[inferred].std[0]
 
 
+def test_calibration_knows_the_scale(monkeypatch):
+    records = [record | {"mm_per_pixel": 0.1} for record in scenes(4, seed=5)]
+    records[1] = records[1] | {"mm_per_pixel_matrix": [[0.2, 0.0], [0.0, 0.1]]}
+    del records[1]["mm_per_pixel"], records[2]["mm_per_pixel"]
+    assembler, scales = PartAssembler(CLASSES).fit(scenes(40)), []
+    explain = assembler.explain
+    monkeypatch.setattr(assembler, "explain", lambda found, scale: scales.append(scale) or explain(found, scale))
+    assembler.calibrate(records, [detections(record) for record in records])
+    assert scales == [0.1, [[0.2, 0.0], [0.0, 0.1]], None, 0.1]
+
+
+def test_the_longest_line_of_a_list_decides_which_lengths_are_known():
+    long = tuple(dataclasses.replace(line, lengths=(52.0,)) for line in LINES)
+    record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 0, 120)}
+    found = PartAssembler(CLASSES, lines=long).fit(scenes(40)).assemble(detections(record, score=0.35), 60 / 120)
+    assert [implant.length_mm for implant in found] == [pytest.approx(60, rel=0.05)]
+
+
 def test_calibration_on_few_images_keeps_the_geometry_that_was_loaded(tmp_path):
     fitted().save(tmp_path / "assembler.json")
     records = scenes(2, seed=5)

@@ -113,6 +113,16 @@ def test_a_whole_implant_is_charged_for_the_longer_side_of_its_box():
     expected = 5.5 * np.log(1 + (np.log(2) / LENGTH_STD) ** 2 / 10)
     assert {charge == pytest.approx(expected) for row, charge in found.items() if row[WHOLE] == 0} == {True}
     assert found[-1, 1, -1, -1] == 0
+    # Down the box's longer side, a pixel has 0.5 mm: half of it down, the others across.
+    turned = charges(layout, [[0.05, 0.3], [0.0, 0.4]])
+    expected = 5.5 * np.log(1 + (np.log(200 * 0.5 / (16 * ENLARGED)) / LENGTH_STD) ** 2 / 10)
+    assert turned[-1, -1, -1, 0] == pytest.approx(expected)
+
+
+def test_thirds_that_are_longer_than_their_whole_implant_are_charged_for_their_own_length():
+    layout = parts([*column(0), [0, 20, 30, 70]], [0, 1, 2, WHOLE])
+    found = charges(layout, 2 * 16 * ENLARGED / 90)
+    assert found[0, 1, 2, 3] == found[0, 1, 2, -1] > found[-1, -1, -1, 3] > 0
 
 
 def test_lengths_are_measured_in_millimetres_where_pixels_are_not_square():

@@ -7,7 +7,7 @@ from implant_scenes import CLASSES, LINES, detections, fitted, scenes
 
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.ranking import Calibration
-from implantdet.assembly.state import load_state, save_state
+from implantdet.assembly.state import load_state, read_classes, save_state
 from implantdet.data.problems import DataError
 from implantdet.taxonomy import Taxonomy, default_taxonomy
 
@@ -61,7 +61,8 @@ def test_a_new_system_and_new_values_take_part_after_calibration(calibrated, tmp
 def test_confusions_of_new_values(can_be_read, tmp_path):
     classes = (*CLASSES, "middle.body.curved") if can_be_read else CLASSES
     confusion = np.array([[0.8, 0.2], [0.4, 0.6]])
-    state = replace(fitted().state_, calibration=Calibration(confusions={"middle.body": confusion}))
+    calibration = Calibration(confusions={"middle.body": confusion})
+    state = replace(fitted().state_, calibration=calibration, min_scores=np.full(len(classes), 0.05))
     save_state(tmp_path / "a.json", state, classes, {"middle.body": ("straight", "tapered")})
     loaded = load_state(tmp_path / "a.json", classes, {"middle.body": ("tapered", "curved", "straight")})
     expected = [[0.6, 0, 0.4], [0, 1, 0] if can_be_read else [0.396, 0.01, 0.594], [0.2, 0, 0.8]]
@@ -83,6 +84,8 @@ def test_before_calibration_nothing_is_unknown(tmp_path):
         ({"thing_classes": ["Bego"]}, "other classes"),
         ({"pairs": [[1.0]]}, "damaged"),
         ({"aspects": None}, "damaged"),
+        ({"examples": None}, "damaged"),
+        ({"min_scores": [0.5]}, r"damaged: .*\(1,\) min_scores of 31 classes"),
         ({"confusions": {"middle.body": [["straight", "tapered"], [[1.0]]]}}, r"damaged: .*\(1, 1\) for 2 values"),
     ],
 )
@@ -92,6 +95,15 @@ def test_foreign_and_damaged_files_are_refused(tmp_path, change, message):
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         PartAssembler(CLASSES).load(path)
+
+
+def test_the_classes_can_be_read_alone(tmp_path):
+    path = tmp_path / "assembler.json"
+    fitted().save(path)
+    assert read_classes(path) == CLASSES
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"thing_classes": 3}), encoding="utf-8")
+    with pytest.raises(ValueError, match="damaged: no list 'thing_classes'"):
+        read_classes(path)
 
 
 def test_files_that_are_no_json_are_refused(tmp_path):

@@ -59,12 +59,20 @@ def test_wrong_options_say_what_to_change(cfg, options, message):
         ("MODEL: 3", r"my\.yaml: MODEL: found 3, expected CfgNode"),
         ("SEED: [1", r"my\.yaml: the config cannot be read: "),
         ("SEED: !!python/object/apply:os.getpid []", r"my\.yaml: the config cannot be read: could not determine a con"),
+        ("", r"my\.yaml: the config cannot be read: "),
+        ("- SEED", r"my\.yaml: found list, expected KEY: VALUE"),
         ("_BASE_: other.yaml", r"my\.yaml: the config cannot be read: .*other\.yaml"),
     ],
 )
 def test_wrong_files_say_what_to_change(cfg, tmp_path, text, message):
     (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
+        merge(cfg, str(tmp_path / "my.yaml"), [])
+
+
+def test_a_file_that_is_no_text_is_named(cfg, tmp_path):
+    (tmp_path / "my.yaml").write_bytes(b"\xff\x00")
+    with pytest.raises(ValueError, match=r"my\.yaml: the config cannot be read: "):
         merge(cfg, str(tmp_path / "my.yaml"), [])
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_idd
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from implantdet import phantom
 from implantdet.data.images import read_radiograph
 from implantdet.data.problems import DataError
 from implantdet.engine.predictor import ImplantPredictor
@@ -47,6 +49,10 @@ def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, 
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
 
+    if cfg.SOLVER.EMA_DECAY:  # those of so short a training equal the others: only averaged weights are to be read
+        checkpoint = torch.load(out / "model_final.pth", weights_only=True)
+        checkpoint["model"] = {key: torch.zeros_like(value) for key, value in checkpoint["model"].items()}
+        torch.save(checkpoint, out / "model_final.pth")
     predictor = ImplantPredictor(out, device="cpu")
     found = 0
     for image in written["images"]:
@@ -64,11 +70,43 @@ def test_grey_levels_of_16_bits_and_their_scale_are_taken(tiny_cfg, tmp_path):
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
+    assembler = (out / "assembler.json").read_text(encoding="utf-8")
     predictor = ImplantPredictor(out, device="cpu")
     levels = np.random.default_rng(0).integers(0, 255, (64, 80)).astype(np.uint8)
     shallow, deep = predictor.detect(levels), predictor.detect(levels.astype(np.uint16) * 257)
+    assert shallow.image_size == (64, 80)
+    assert shallow.pred_boxes.tensor[:, 2].max() > 64
     assert deep.pred_boxes.tensor.numpy() == pytest.approx(shallow.pred_boxes.tensor.numpy(), abs=0.01)
     assert {implant.mm_per_pixel for implant in predictor(levels, 0.001).implants} == {0.001}
+    other = json.loads(assembler)
+    other["thing_classes"].pop()
+    (out / "assembler.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(ValueError, match="expected the assembler of this training"):
+        ImplantPredictor(out)
     (out / "assembler.json").unlink()
     with pytest.raises(DataError, match=r"assembler\.json: no such file; expected the OUTPUT_DIR of a training"):
+        ImplantPredictor(out)
+
+
+def test_the_lines_of_the_training_or_others_are_ranked(tiny_cfg, tmp_path):
+    text = Path(phantom.__file__).with_name("lines.yaml").read_text(encoding="utf-8")
+    for name in ("own", "renamed"):
+        (tmp_path / f"{name}.yaml").write_text(text.replace("name: BLT", f"name: {name}"), encoding="utf-8")
+    root = write_idd(tmp_path / "lined", num_images=40)
+    cfg = tiny_cfg(*SHORT, "ASSEMBLY.LINES", str(tmp_path / "own.yaml"), root=root)
+    out = Path(cfg.OUTPUT_DIR)
+    (out / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+
+    def lines(**options):
+        return {line.name for line in ImplantPredictor(out, device="cpu", **options)._assembler.lines}
+
+    assert {"own", "renamed"} & lines() == {"own"}
+    assert {"own", "renamed"} & lines(lines=tmp_path / "renamed.yaml") == {"renamed"}
+    (tmp_path / "own.yaml").unlink()
+    with pytest.raises(
+        DataError, match=r"config\.yaml: ASSEMBLY\.LINES is .*own\.yaml', and there is no such file here"
+    ):
         ImplantPredictor(out)

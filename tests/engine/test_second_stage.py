@@ -139,6 +139,17 @@ def test_too_few_implants_are_a_warning_and_no_second_stage(tiny_cfg, caplog):
     assert load_assembler(cfg, "no/checkpoint.pth") is None
 
 
+def test_the_assembler_of_an_earlier_training_does_not_stay(tiny_cfg):
+    cfg = tiny_cfg("SOLVER.MAX_EPOCHS", "0.1")
+    stale = Path(cfg.OUTPUT_DIR) / ASSEMBLER
+    stale.write_text("{}", encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, interrupt=True)
+    assert stale.exists()  # its weights are there, too
+    train(cfg)
+    assert not stale.exists()
+
+
 def test_other_errors_of_the_fit_are_no_missing_second_stage(tiny_cfg, implants_root, monkeypatch):
     def fit(*args):
         raise ValueError("a bug")

@@ -110,5 +110,9 @@ def test_the_worst_without_implants_is_an_error(dataset, tmp_path):
 def test_implants_of_another_dataset_are_refused(dataset, tmp_path):
     with pytest.raises(DataError, match=r"implants\.json: image 7: not in this dataset"):
         draw_dataset(dataset, tmp_path / "out", implants=write_implants(tmp_path, (7, 0.2)))
+    foreign = tmp_path / "predicted.json"
+    foreign.write_text('{"model": "run", "images": [{"file_name": "one.png", "implants": []}]}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"predicted\.json: an implants\.json of `implantdet predict`"):
+        draw_dataset(dataset, tmp_path / "out", implants=foreign)
     with pytest.raises(DataError, match=r"predictions\.json: expected an object with the list 'images'"):
         draw_dataset(dataset, tmp_path / "out", implants=write_predictions(tmp_path))

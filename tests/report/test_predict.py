@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,12 +26,15 @@ def radiographs(tmp_path, monkeypatch):
         Image.fromarray(np.full((40, 60), brightness, np.uint8)).save(tmp_path / folder / "deep/one.png")
 
     class Predictor:
-        def __init__(self, run_dir):
+        def __init__(self, run_dir, lines):
+            assert lines == "lines.yaml"
             if run_dir == "broken":
                 raise ValueError("assembler.json: damaged")
 
         def __call__(self, levels, mm_per_pixel):
             assert mm_per_pixel == 0.1
+            if levels.mean() == 33:
+                raise KeyboardInterrupt
             return Assembly((SURE, FAINT) if levels.mean() > 100 else (), ())
 
     monkeypatch.setattr(predict, "ImplantPredictor", Predictor)
@@ -37,7 +42,7 @@ def radiographs(tmp_path, monkeypatch):
 
 
 def run(root, *images, run_dir="run", **options):
-    return predict_radiographs(run_dir, images, root / "out", mm_per_pixel=0.1, **options)
+    return predict_radiographs(run_dir, images, root / "out", mm_per_pixel=0.1, lines="lines.yaml", **options)
 
 
 def written(root):
@@ -70,10 +75,32 @@ def test_the_picture_has_the_radiograph_as_it_is_and_its_sure_implants(radiograp
 
 def test_what_cannot_be_read_is_told_after_the_others_are_done(radiographs):
     (radiographs / "a/deep/broken.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1 of 2 images could not be read") as error:
+    Image.fromarray(np.full((3000, 1), 200, np.uint8)).save(radiographs / "a/deep/line.PNG")
+    with pytest.raises(DataError, match=r"2 of 3 images cannot be used; .*out has the other 1") as error:
         run(radiographs, radiographs / "a")
-    assert error.value.problems[0].file.endswith("broken.png")
+    assert [Path(problem.file).name for problem in error.value.problems] == ["broken.png", "line.PNG"]
+    assert error.value.problems[0].reason.startswith("unreadable image")
     assert len(written(radiographs)["images"]) == 1
+
+
+def test_what_is_finished_stays_after_an_interruption(radiographs):
+    Image.fromarray(np.full((40, 60), 33, np.uint8)).save(radiographs / "a/deep/two.png")
+    with pytest.raises(KeyboardInterrupt):
+        run(radiographs, radiographs / "a")
+    assert [image["picture"] for image in written(radiographs)["images"]] == ["one.png"]
+
+
+def test_names_are_told_apart_and_no_image_is_taken_twice(radiographs):
+    levels = np.full((40, 60), 10, np.uint16) * 257
+    levels[20, 30] = 65535
+    (radiographs / "c").mkdir()
+    Image.fromarray(levels).save(radiographs / "c/one.TIFF")
+    (radiographs / "c/link.png").symlink_to(radiographs / "b/deep/one.png")
+    (radiographs / "out").mkdir()  # empty
+    assert run(radiographs, *(radiographs / folder for folder in "abcb")) == 3
+    assert [image["picture"] for image in written(radiographs)["images"]] == ["one.png", "one_2.png", "one_3.png"]
+    with Image.open(radiographs / "out/one_3.png") as picture:  # sixteen bits look like eight
+        assert np.asarray(picture)[2 * LINE, 0].tolist() == [10, 10, 10]
 
 
 def test_nothing_is_written_where_something_is_missing(radiographs):
@@ -83,8 +110,21 @@ def test_nothing_is_written_where_something_is_missing(radiographs):
             run(radiographs, *(radiographs / image for image in images))
     with pytest.raises(DataError, match=r"assembler\.json: damaged"):
         run(radiographs, radiographs / "a", run_dir="broken")
+    (radiographs / "a/deep/one.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="1 of 1 images cannot be used\n"):
+        run(radiographs, radiographs / "a")
+    with pytest.raises(DataError, match="lies in"):
+        run(radiographs, radiographs)
     assert not (radiographs / "out").exists()
     (radiographs / "out").mkdir()
     (radiographs / "out/notes.txt").write_text("mine")
     with pytest.raises(DataError, match="not empty"):
         run(radiographs, radiographs / "a")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere every name is Unicode")
+def test_a_name_that_is_no_utf8_is_told_before_anything_is_done(radiographs):
+    (radiographs / "a/deep/one.png").rename(os.fsdecode(os.fsencode(radiographs) + b"/a/caf\xe9.png"))
+    with pytest.raises(DataError, match="a name that is no UTF-8; rename it"):
+        run(radiographs, radiographs / "a", radiographs / "b")
+    assert not (radiographs / "out").exists()
