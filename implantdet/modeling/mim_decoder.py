@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, LayerNorm
+from timm.layers import Attention, LayerNorm, resample_abs_pos_embed
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -88,13 +88,19 @@ class TransformerDecoder(nn.Module):
         """Encode and predict; see ``LinearHead.forward``."""
         latent = self.embed(encoder.encode(gather_tokens(tokens, mask.visible)))
         prefix, visible = latent.split([self.num_prefix_tokens, mask.visible.shape[1]], dim=1)
-        positions = sine_cosine_positions(grid, latent.shape[-1], latent.device)
+        positions = self.positions(encoder, grid)
         visible = visible + gather_tokens(positions, mask.visible)
         masked = self.mask_token + gather_tokens(positions, mask.masked)
         # Attention does not mind the order, so the patches need not go back to their places.
         latent = torch.cat([prefix, visible, masked.to(visible.dtype)], dim=1)
         latent = end_of_block(cast(Block, self.blocks[-1]), self.blocks[:-1](latent), mask.predicted.shape[1])
         return self.pred(self.norm(latent))
+
+    def positions(self, encoder: ViT, grid: tuple[int, int]) -> Tensor:
+        """Those of the encoder's stored grid, interpolated as the encoder interpolates its own: (1, H·W, E)."""
+        stored = encoder.patch_embed.grid_size
+        positions = sine_cosine_positions(stored, self.mask_token.shape[-1], self.mask_token.device)
+        return resample_abs_pos_embed(positions, new_size=list(grid), old_size=list(stored), num_prefix_tokens=0)
 
 
 def end_of_block(block: Block, tokens: Tensor, num_last: int) -> Tensor:

@@ -48,6 +48,24 @@ def test_predictions_follow_the_mask():
     assert torch.allclose(decoder(vit, tokens, shuffled, grid).flip(1), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("grid", [(4, 4), (7, 5), (2, 4)])
+def test_encoder_and_decoder_agree_about_places(grid):
+    """In a decoder as wide as the encoder, both have the same positions on every grid."""
+    vit = tiny_vit()
+    vit.pos_embed.data[:, 1:] = sine_cosine_positions((4, 4), vit.embed_dim)
+    decoder = build_decoder(vit, 7, dim=vit.embed_dim, depth=2, num_heads=4)
+    assert torch.equal(decoder.positions(vit, grid), vit.positions(grid))
+    with torch.no_grad():  # a token that is nothing but its place, and a head that shows it
+        seen = []
+        decoder.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        decoder.embed.weight.zero_(), decoder.embed.bias.zero_(), decoder.mask_token.zero_()
+        tokens = torch.zeros(1, grid[0] * grid[1], vit.embed_dim)
+        mask = sample_mask(1, grid, 0.5)
+        decoder(vit, tokens, mask, grid)
+    order = torch.cat([mask.visible, mask.masked], dim=1)[0]
+    assert torch.equal(seen[0][0, 1:], vit.positions(grid)[0, order])
+
+
 def test_linear_head_sends_mask_tokens_through_the_encoder():
     vit = tiny_vit()
     head = build_decoder(vit, 7, dim=32, depth=0, num_heads=4)
