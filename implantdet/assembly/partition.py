@@ -5,18 +5,19 @@ Letters: P parts, C candidates.
 
 from __future__ import annotations
 
-from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
 
 from implantdet.assembly.candidates import Candidates, gains
 from implantdet.assembly.geometry import Array, Indices
 
-FEW = 14  # parts of a component that are tried out sooner than a solver starts
+FEW = 10  # parts that need no order
+STATES = 4000  # that are looked at in a component before a solver takes over; it takes as long for about a thousand
 NODE_LIMIT = 50  # of the branch-and-bound tree ; real layouts need one node
 SLACK = 1e-9  # nats
 
@@ -26,8 +27,8 @@ def partition(candidates: Candidates, alone: Array) -> Indices:
 
     Most connected components are settled by a bound: the cost of a partition is the sum over parts of what each
     pays, which is at least its cheapest share of any candidate. If the candidates that offer those shares are
-    disjoint, no partition is cheaper. Of the rest, small components are tried out part by part, and
-    ``scipy.optimize.milp`` solves the large ones.
+    disjoint, no partition is cheaper. The rest are tried out part by part, and ``scipy.optimize.milp`` solves those
+    that would take too many steps.
 
     Args:
         candidates: possible implants.
@@ -47,11 +48,15 @@ def partition(candidates: Candidates, alone: Array) -> Indices:
     hard[label[~settled]] = True
     gain = gains(candidates, alone)
     solution = [chosen[~hard[owner[chosen]]]]
-    few = np.bincount(label, minlength=len(hard)) <= FEW
-    for component in np.flatnonzero(hard & few):
+    too_many = np.zeros(len(hard), bool)
+    for component in np.flatnonzero(hard):
         rows = np.flatnonzero(owner == component)
-        solution.append(rows[_part_by_part(members[rows], gain[rows])])
-    rows = np.flatnonzero((hard & ~few)[owner])
+        found = _part_by_part(members[rows], gain[rows])
+        if found is None:
+            too_many[component] = True
+        else:
+            solution.append(rows[found])
+    rows = np.flatnonzero(too_many[owner])
     if len(rows):
         solution.append(rows[_solve(members[rows], gain[rows])])
     return np.sort(np.concatenate(solution))
@@ -83,34 +88,71 @@ def _components(which: Indices, part: Indices, num_candidates: int, num_parts: i
     return connected_components(graph, directed=False)[1][num_candidates:]
 
 
-def _part_by_part(members: Indices, gain: Array) -> Indices:
-    """The disjoint rows of ``members`` with the largest total gain: each part is left, or taken by one of its rows.
+def _part_by_part(members: Indices, gain: Array) -> Indices | None:
+    """The disjoint rows of ``members`` with the largest total gain; None if that would take too many steps.
 
-    Only which of the later parts are taken already matters for what is best from there on, so that P parts need 2^P
-    steps at most, and far fewer where rows hold near parts.
+    Part after part is left, or taken by one of its rows. Only which of the later parts are taken already matters for
+    what is best from there on, so that one way to each such state is kept: few, where rows hold parts that follow each
+    other. What loses more against the prices of ``_prices`` than the greedy answer does is dropped.
     """
-    place = {part: k for k, part in enumerate(np.unique(members[members >= 0]).tolist())}
-    starting: list[list[tuple[int, float, int]]] = [[] for _ in place]
-    for row, (held, value) in enumerate(zip(members.tolist(), gain.tolist(), strict=True)):
-        places = [place[part] for part in held if part >= 0]
-        first = min(places)
-        starting[first].append((sum(1 << (k - first) for k in places), value, row))
+    which, column = np.nonzero(members >= 0)
+    parts, part = np.unique(members[which, column], return_inverse=True)
+    prices, losses = _prices(which, part, gain)
+    order = np.arange(len(parts))
+    if len(parts) > FEW:
+        held = csr_array((np.ones(len(part)), (which, part)), shape=(len(gain), len(parts)))
+        order = reverse_cuthill_mckee(csr_array(held.T @ held), symmetric_mode=True)  # parts of a row follow each other
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    bits = [0] * len(gain)
+    for row, position in zip(which.tolist(), place[part].tolist(), strict=True):
+        bits[row] |= 1 << position
+    starting: list[list[tuple[int, float, int]]] = [[] for _ in parts]
+    for row, (mine, loss) in enumerate(zip(bits, losses.tolist(), strict=True)):
+        first = (mine & -mine).bit_length() - 1
+        starting[first].append((mine >> first, loss, row))
+    limit = prices.sum() - gain[_greedy(members, gain)].sum() + SLACK
 
-    @cache
-    def best(position: int, taken: int) -> tuple[float, tuple[int, ...]]:  # the lowest bit stands for this position
-        if position == len(starting):
-            return 0.0, ()
-        found = best(position + 1, taken >> 1)
-        if taken & 1:
-            return found
-        for held, value, row in starting[position]:
-            if not held & taken:
-                total, rows = best(position + 1, (held | taken) >> 1)
-                if total + value > found[0]:
-                    found = total + value, (row, *rows)
-        return found
+    # Which of the parts from here on are taken, the lowest bit is this one → least loss, and the rows (nested pairs).
+    states: dict[int, tuple[float, tuple[Any, ...]]] = {0: (0.0, ())}
+    number = 0
+    for position, price in enumerate(prices[order].tolist()):
+        following: dict[int, tuple[float, tuple[Any, ...]]] = {}
+        for taken, (loss, rows) in states.items():
+            if taken & 1:
+                ways = [(taken, loss, rows)]
+            else:
+                ways = [(taken, loss + price, rows)]
+                ways += [(taken | h, loss + x, (row, rows)) for h, x, row in starting[position] if not h & taken]
+            for later, total, chosen in ways:
+                if total <= limit and (later >> 1 not in following or total < following[later >> 1][0]):
+                    following[later >> 1] = total, chosen
+        states = following
+        number += len(states)
+        if number > STATES:
+            return None
+    found, rows = [], states[0][1]
+    while rows:
+        row, rows = rows
+        found.append(row)
+    return np.array(found, np.intp)
 
-    return np.array(best(0, 0)[1], np.intp)
+
+def _prices(which: Indices, part: Indices, gain: Array) -> tuple[Array, Array]:
+    """What every part may save, [P], so that no row saves more than its parts together; and how much less, [C].
+
+    Each is the largest share of a row to begin with, then as much less as its rows allow (dual ascent).
+    """
+    prices = np.zeros(part.max() + 1)
+    np.maximum.at(prices, part, (gain / np.bincount(which))[which])
+    losses = np.bincount(which, prices[part]) - gain
+    by_part = np.argsort(part, kind="stable")
+    rows_of = np.split(which[by_part], np.flatnonzero(np.diff(part[by_part])) + 1)
+    for index in np.argsort(-prices, kind="stable").tolist():
+        less = min(losses[rows_of[index]].min(), prices[index])
+        prices[index] -= less
+        losses[rows_of[index]] -= less
+    return prices, losses
 
 
 def _solve(members: Indices, gain: Array) -> Indices:

@@ -37,13 +37,48 @@ def problem(seed, num_parts=7, num_candidates=10):
     return members, rng.uniform(0, 10, num_candidates), rng.uniform(1, 6, num_parts)
 
 
-@pytest.mark.parametrize("few", [0, 16])  # by the solver, by enumeration
+@pytest.mark.parametrize("states", [0, 4000])  # by the solver, part by part
 @pytest.mark.parametrize("seed", range(12))
-def test_no_partition_is_cheaper(monkeypatch, few, seed):
-    monkeypatch.setattr(module, "FEW", few)
+def test_no_partition_is_cheaper(monkeypatch, states, seed):
+    monkeypatch.setattr(module, "STATES", states)
     members, costs, alone = problem(seed)
     chosen = partition(Candidates(members, costs), alone)
     assert total(members, costs, alone, chosen) == pytest.approx(cheapest(members, costs, alone))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_part_by_part_is_as_good_as_the_solver(monkeypatch, seed):
+    """Crowded neighbours, and candidates that cost more than they save."""
+    rng = np.random.default_rng(seed)
+    members = np.full((80, 4), -1)
+    for row in members:
+        size, start = rng.integers(1, 5), rng.integers(0, 18)
+        row[:size] = rng.permutation(np.arange(start, start + 6))[:size]
+    costs, alone = rng.uniform(0, 12, 80), rng.uniform(1, 6, 24)
+    monkeypatch.setattr(module, "NODE_LIMIT", 10_000)
+    totals = []
+    for states, solver in ((0, module.milp), (10**6, None)):
+        monkeypatch.setattr(module, "STATES", states)
+        monkeypatch.setattr(module, "milp", solver)
+        totals.append(total(members, costs, alone, partition(Candidates(members, costs), alone)))
+    assert totals[0] == pytest.approx(totals[1])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_row_saves_more_than_its_parts_by_their_prices(seed):
+    members, costs, alone = problem(seed, num_parts=12, num_candidates=30)
+    which, column = np.nonzero(members >= 0)
+    part = np.unique(members[which, column], return_inverse=True)[1]
+    gain = np.append(alone, 0)[np.unique(members[members >= 0])[part]]
+    gain = np.bincount(which, gain) - costs
+    prices, losses = module._prices(which, part, gain)
+    assert (prices >= 0).all()
+    assert losses == pytest.approx(np.bincount(which, prices[part]) - gain)
+    assert losses.min() >= -1e-9
+    # No price can be lower: it is 0, or a row of the part has no loss.
+    least = np.full(len(prices), np.inf)
+    np.minimum.at(least, part, losses[which])
+    assert (np.minimum(least, prices) < 1e-9).all()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -66,7 +101,7 @@ def test_a_long_chain_is_one_component():
 
 def test_clear_layouts_need_no_solver(monkeypatch):
     monkeypatch.setattr(module, "milp", None)
-    monkeypatch.setattr(module, "FEW", 0)
+    monkeypatch.setattr(module, "STATES", 0)
     members = np.array([[0, 1, 2, -1], [0, 1, -1, -1], [3, -1, -1, -1], [2, 3, -1, -1]])
     chosen = partition(Candidates(members, np.array([1.0, 4.0, 3.0, 9.0])), np.full(4, 12.0))
     assert chosen.tolist() == [0, 2]
@@ -94,7 +129,7 @@ def test_the_solver_may_give_up(monkeypatch):
     class GaveUp:
         x = None
 
-    monkeypatch.setattr(module, "FEW", 0)
+    monkeypatch.setattr(module, "STATES", 0)
     monkeypatch.setattr(module, "milp", lambda *args, **kwargs: GaveUp)
     for seed in range(5):
         members, costs, alone = problem(seed)
