@@ -10,6 +10,7 @@ validate. What is finished in OUT is skipped, and what was interrupted goes on f
 --minutes 60, again and again, gets there too. What is finished is written to ``results/<--name>.json``: every run,
 means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed). Runs that are in that file
 already, of the same lengths and size, are taken from it: so one machine can add seeds to what another has measured.
+Random weights are taken whatever the length of the pre-training.
 
 --size tiny (ViT-Ti) is for CPUs: it pre-trains on crops of 128 px, probes at 224 px, and fine-tunes by
 configs/opg_vit_tiny.yaml or, for parts, configs/idd_tiny.yaml; base (ViT-B, 416 px) takes the configs as they are.
@@ -163,12 +164,13 @@ def key_of(record: dict[str, Any]) -> RunKey:
 
 
 def recorded(args: argparse.Namespace) -> dict[RunKey, dict[str, Any]]:
-    """Runs of the result file, if it is of the same lengths and size."""
+    """Runs of the result file, if it is of the same lengths and size; random weights know no length of pre-training."""
     found = read_json(RESULTS / f"{args.name}.json")
     settings = found.get("settings", {})
-    if any(settings.get(name) != getattr(args, name) for name in ("size", "epochs", "finetune_epochs")):
+    if any(settings.get(name) != getattr(args, name) for name in ("size", "finetune_epochs")):
         return {}
-    return {key_of(record): record for record in found["runs"]}
+    same_length = settings["epochs"] == args.epochs
+    return {key_of(record): record for record in found["runs"] if same_length or record["init"] == "random"}
 
 
 def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, fold: int, seed: int) -> Iterator[dict]:

@@ -57,6 +57,22 @@ def test_no_variant_of_pretraining_equals_its_config(benchmark):
     assert list(benchmark("pretraining_page").INITS) == list(variants)
 
 
+def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monkeypatch):
+    module = benchmark("mim_comparison")
+    runs = [{"dataset": "d", "init": init, "fold": 0, "seed": 0, "labels": 1.0} for init in ("random", "mde")]
+    settings = {"size": "tiny", "epochs": [40.0], "finetune_epochs": 12.0}
+    (tmp_path / "known.json").write_text(json.dumps({"settings": settings, "runs": runs}), encoding="utf-8")
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+
+    def inits(**changes):
+        found = module.recorded(argparse.Namespace(name="known", **settings | changes))
+        return [init for _, init, *_ in found]
+
+    assert inits() == ["random", "mde"]
+    assert inits(epochs=[200.0]) == ["random"]  # which has no pre-training
+    assert inits(finetune_epochs=10.0) == inits(size="base") == []
+
+
 def test_the_page_compares_no_psnr_of_other_masks(benchmark):
     runs = [
         {"dataset": "d", "init": init, "fold": 0, "seed": seed, "labels": 0.0}
