@@ -125,7 +125,8 @@ def comparison_section(name: str, title: str) -> list[str]:
     paragraphs = [
         f"## {title}",
         f"{settings['epochs'][0]:g} epochs of pre-training on the images of the training folds; seeds "
-        f"{', '.join(map(str, settings['seeds']))}; all else alike.",
+        f"{', '.join(map(str, settings['seeds']))}; all else alike."
+        + ("" if result["complete"] else " **Not finished**: runs are missing, and one pair of runs proves nothing."),
     ]
     for labels in sorted({row["labels"] for row in result["summary"]}):
         what = f"Fine-tuned on {100 * labels:.0f} % of the labels:" if labels else "Before fine-tuning:"
