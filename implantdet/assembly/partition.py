@@ -17,7 +17,7 @@ from implantdet.assembly.candidates import Candidates, gains
 from implantdet.assembly.geometry import Array, Indices
 
 FEW = 10  # parts that need no order
-STATES = 4000  # that are looked at in a component before a solver takes over; it takes as long for about a thousand
+STATES = 4000  # that are looked at in a component before a solver takes over
 NODE_LIMIT = 50  # of the branch-and-bound tree ; real layouts need one node
 SLACK = 1e-9  # nats
 

@@ -38,6 +38,19 @@ def read_radiograph(path: str | Path) -> np.ndarray:
     return levels.astype(np.uint16)
 
 
+def find_radiographs(folder: str | Path) -> list[Path]:
+    """All images in a folder and its subfolders, ordered by name.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        what = "no image" if Path(folder).is_dir() else "no such folder"
+        raise DataError(f"{folder}: {what}; expected files that end in {', '.join(SUFFIXES)}")
+    return paths
+
+
 def to_float(levels: np.ndarray) -> np.ndarray:
     """Grey levels as float32 from 0 to 255, every level of a 16-bit image kept apart.
 

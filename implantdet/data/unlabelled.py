@@ -19,7 +19,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from implantdet.data.augmentation import SmoothResizeTransform
 from implantdet.data.dataset_mapper import RadiographMapper
-from implantdet.data.images import SUFFIXES
+from implantdet.data.images import find_radiographs
 from implantdet.data.problems import DataError
 
 logger = logging.getLogger(__name__)
@@ -123,10 +123,10 @@ def image_folder_dicts(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: there is no such folder, or no image in it.
     """
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        what = "no image" if Path(folder).is_dir() else "no such folder"
-        raise DataError(f"DATASETS.IMAGE_FOLDER '{folder}': {what}; expected files that end in {', '.join(SUFFIXES)}")
+    try:
+        paths = find_radiographs(folder)
+    except DataError as error:
+        raise DataError(f"DATASETS.IMAGE_FOLDER {error.message}") from error
     return [{"file_name": str(path), "image_id": index} for index, path in enumerate(paths)]
 
 

@@ -13,8 +13,8 @@ from implantdet.data.idd import IMAGES, load_folds, load_idd, read_json
 from implantdet.data.images import read_radiograph, to_float
 from implantdet.data.problems import DataError
 from implantdet.data.register import image_ids
-from implantdet.report.implant_overlay import draw_implants
-from implantdet.report.overlay import detections_of, draw_panel, side_by_side
+from implantdet.report.implant_overlay import draw_implants, sure_enough
+from implantdet.report.overlay import detections_of, draw_panel, save_picture, side_by_side
 
 EVALUATE = "`python train_net.py --eval-only …` writes it to its OUTPUT_DIR"
 
@@ -73,15 +73,13 @@ def draw_dataset(
             panels.append(_implant_panel(radiograph, assembled[image["id"]], min_score))
         rank = "" if worst is None else f"worst{place:03d}_"
         paths.append(out / f"{rank}{image['id']:06d}_{Path(image['file_name']).stem}.png")
-        side_by_side(panels).save(paths[-1])
+        save_picture(side_by_side(panels), paths[-1])
     return paths
 
 
 def _implant_panel(radiograph: np.ndarray, found: dict[str, Any], min_score: float) -> Any:
-    shown = [implant for implant in found["implants"] if implant["score"] >= min_score]
-    many = f"{len(shown) or 'no'} implant{'' if len(shown) == 1 else 's'}"
-    title = f"{many} of score {min_score:.0%} or more · error of all {found['error']:.2f}"
-    return draw_implants(radiograph, shown, title)
+    shown, title = sure_enough(found["implants"], min_score)
+    return draw_implants(radiograph, shown, f"{title} · error of all {found['error']:.2f}")
 
 
 def _by_image(records: list[dict[str, Any]]) -> defaultdict[int, list[dict[str, Any]]]:

@@ -63,6 +63,13 @@ def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: 
     return panel
 
 
+def sure_enough(implants: Sequence[dict[str, Any]], min_score: float) -> tuple[list[dict[str, Any]], str]:
+    """The implants from a score on, and a title that says how many there are."""
+    shown = [implant for implant in implants if implant["score"] >= min_score]
+    many = f"{len(shown) or 'no'} implant{'' if len(shown) == 1 else 's'}"
+    return shown, f"{many} of score {min_score:.0%} or more"
+
+
 def describe(implant: dict[str, Any]) -> list[str]:
     """What is known of an implant, in lines that fit beside the image: systems, lines, evidence, size."""
     lines = []

@@ -173,6 +173,13 @@ def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
     return picture
 
 
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, under a temporary name until it is whole."""
+    temporary = path.with_name(f".{path.name}")
+    picture.save(temporary, format="PNG")
+    temporary.replace(path)
+
+
 def _coincident(detections: Sequence[Detection]) -> list[list[Detection]]:
     """Detections of one supercategory whose boxes coincide with the first of their group, best score first."""
     groups: list[list[Detection]] = []

@@ -11,12 +11,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from implantdet.data.idd import write_json
-from implantdet.data.images import SUFFIXES, read_radiograph, to_float
+from implantdet.data.images import find_radiographs, read_radiograph, to_float
 from implantdet.data.problems import DataError, Problem
 from implantdet.engine.predictor import ImplantPredictor
 from implantdet.evaluation.implant_results import implant_content
-from implantdet.report.implant_overlay import draw_implants
-from implantdet.report.overlay import COLUMN, open_panel, side_by_side
+from implantdet.report.implant_overlay import draw_implants, sure_enough
+from implantdet.report.overlay import COLUMN, open_panel, save_picture, side_by_side
 
 
 def predict_radiographs(
@@ -65,7 +65,7 @@ def predict_radiographs(
                 problems.append(Problem(str(path), "", str(error).removeprefix(f"{path}: ")))
                 continue
             out.mkdir(parents=True, exist_ok=True)
-            picture.save(out / f"{name}.png")
+            save_picture(picture, out / f"{name}.png")
             written.append({"file_name": str(path), "picture": f"{name}.png", "implants": implants})
     finally:
         if written:
@@ -82,13 +82,11 @@ def _names(images: Sequence[str | Path], out: Path) -> dict[str, Path]:
         raise DataError(f"{out}: is there and not empty; expected a new folder. Remove it, or choose another --out")
     paths: dict[Path, Path] = {}  # by what they lead to: no image is taken twice
     for given in map(Path, images):
-        found = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not given.exists() or (given.is_dir() and not found):
-            what = "no image in it" if given.is_dir() else "no such file or folder"
-            raise DataError(f"{given}: {what}; expected radiographs that end in {', '.join(SUFFIXES)}")
+        if not given.exists():
+            raise DataError(f"{given}: no such file or folder; expected radiographs, or folders of them")
         if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
             raise DataError(f"{out}: lies in {given}, whose images are taken; pictures need a folder elsewhere")
-        for path in found if given.is_dir() else [given]:
+        for path in [given] if given.is_file() else find_radiographs(given):
             paths.setdefault(path.resolve(), path)
     names: dict[str, Path] = {}
     for path in paths.values():
@@ -107,7 +105,5 @@ def _picture(levels: np.ndarray, implants: Sequence[dict[str, Any]], name: str, 
     """The radiograph as it is and, to its right, with its implants."""
     radiograph = to_float(levels).round().astype("uint8")
     plain, _ = open_panel(radiograph, name)
-    shown = [implant for implant in implants if implant["score"] >= min_score]
-    many = f"{len(shown) or 'no'} implant{'' if len(shown) == 1 else 's'}"
-    drawn = draw_implants(radiograph, shown, f"{many} of score {min_score:.0%} or more")
+    drawn = draw_implants(radiograph, *sure_enough(implants, min_score))
     return side_by_side([plain.crop((0, 0, plain.width - COLUMN, plain.height)), drawn])

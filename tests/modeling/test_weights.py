@@ -59,6 +59,16 @@ def test_mae_layout_loads_without_its_decoder(tmp_path, caplog):
     assert f"{total} of {total} keys matched, 0 missing, 0 unexpected, 0 of another shape" in caplog.text
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_file_that_was_cut_is_named(tmp_path, share):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": {"weight": torch.zeros(9000)}}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"weights\.pth: expected a checkpoint"):
+        read_checkpoint(str(path))
+
+
 def test_the_encoders_keys_are_those_of_the_public_mae_checkpoints():
     """As mae_pretrain_vit_base.pth and mae_visualize_vit_base.pth spell them."""
     layers = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")

@@ -105,7 +105,7 @@ def test_names_are_told_apart_and_no_image_is_taken_twice(radiographs):
 
 def test_nothing_is_written_where_something_is_missing(radiographs):
     (radiographs / "empty").mkdir()
-    for images, expected in ((["empty"], "no image in it"), (["a", "c"], "no such file or folder")):
+    for images, expected in ((["empty"], "empty: no image"), (["a", "c"], "c: no such file or folder")):
         with pytest.raises(DataError, match=expected):
             run(radiographs, *(radiographs / image for image in images))
     with pytest.raises(DataError, match=r"assembler\.json: damaged"):
