@@ -107,6 +107,16 @@ def test_clear_layouts_need_no_solver(monkeypatch):
     assert chosen.tolist() == [0, 2]
 
 
+def test_what_takes_too_many_steps_goes_to_the_solver(monkeypatch):
+    members = np.array([[0, 1, -1, -1], [1, 2, -1, -1], [0, 2, -1, -1]])  # each excludes the others
+    problem = Candidates(members, np.array([1.0, 1.1, 1.2])), np.full(3, 2.0)
+    monkeypatch.setattr(module, "STATES", 0)
+    assert partition(*problem).tolist() == [0]
+    monkeypatch.setattr(module, "milp", None)
+    with pytest.raises(TypeError):
+        partition(*problem)
+
+
 def test_parts_may_be_left_unexplained():
     members = np.array([[0, 1, -1, -1]])
     assert partition(Candidates(members, np.array([5.0])), np.array([2.0, 2.0, 1.0])).tolist() == []
