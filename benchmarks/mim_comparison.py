@@ -66,8 +66,8 @@ PRETRAIN = {
         *("SOLVER.IMS_PER_BATCH", 4, "SOLVER.AMP.ENABLED", False, "DATALOADER.NUM_WORKERS", 0, *_SMALL_DECODER),
     ),
 }
-# Every side's lower blocks learn more slowly: on the phantom that was better for random weights, too. In float32, because
-# not every CPU has instructions for bfloat16: so machines can share a comparison.
+# Every side's lower blocks learn more slowly: on the phantom that was better for random weights, too. In float32,
+# because not every CPU has instructions for bfloat16: so machines can share a comparison.
 _TINY = ("DATALOADER.NUM_WORKERS", 1, "SOLVER.AMP.ENABLED", False, "SOLVER.LAYER_DECAY", 0.75)
 _PARTS = (
     *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),

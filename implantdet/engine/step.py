@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +25,7 @@ class StepTrainer(SimpleTrainer):
     * The batch of a process is split into ``accumulation_steps`` parts that pass through the model one after another;
       their gradients are averaged. An iteration remains one step of the optimizer on ``IMS_PER_BATCH`` images.
     * With ``amp``, the forward pass runs in bfloat16 where the device has it (the CPU, and CUDA from Ampere on), and
-      else in float16 with loss scaling.
+      else in float16 with loss scaling. A CPU that has to emulate bfloat16 is named in a warning.
     * The generators are seeded by (seed, iteration, rank) before the forward pass. Nothing that runs between two
       iterations can change the training, and resuming needs no generator states.
 
@@ -53,6 +54,10 @@ class StepTrainer(SimpleTrainer):
         self.seed = seed
         self.device = next(model.parameters()).device
         self.dtype = amp_dtype(self.device)
+        if amp and self.device.type == "cpu" and emulates_bfloat16():
+            logging.getLogger(__name__).warning(
+                "SOLVER.AMP.ENABLED: this CPU has no instructions for bfloat16, float32 is faster; set it to False"
+            )
         # torch < 2.3 has it only there.
         grad_scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler
         self.grad_scaler = grad_scaler(enabled=amp and self.dtype == torch.float16)
@@ -107,3 +112,10 @@ def amp_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return torch.float16
     return torch.bfloat16
+
+
+def emulates_bfloat16() -> bool:
+    """Whether the CPU is known to have no instructions for bfloat16."""
+    # Older versions of torch know no capabilities: then nothing is known.
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    return found.get("architecture") == "x86_64" and not (found["avx512_bf16"] or found["amx_bf16"])

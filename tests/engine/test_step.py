@@ -78,6 +78,26 @@ def test_type_of_mixed_precision(monkeypatch, device, capability, expected):
     assert amp_dtype(torch.device(device)) == expected
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "amp", "warned"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, True, True),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, False, False),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, True, False),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, True, False),
+        ({"architecture": "arm64", "bf16": False}, True, False),
+        (None, True, False),
+    ],
+)
+def test_a_cpu_that_emulates_bfloat16_is_named(monkeypatch, caplog, capabilities, amp, warned):
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    train(batches(1, 2), amp=amp)
+    assert ("SOLVER.AMP.ENABLED: this CPU has no instructions for bfloat16" in caplog.text) == warned
+
+
 def test_randomness_belongs_to_the_iteration():
     data = batches(3, 2)
     _, storage = train(data, seed=7)
