@@ -15,8 +15,8 @@ from detectron2.config import CfgNode
 def merge(cfg: CfgNode, config_file: str, options: Sequence[str]) -> None:
     """Merge a config file, with the files that it is based on, then options, into ``cfg``.
 
-    Whole numbers may stand for decimal ones. YAML that would run code, which Detectron2's ``merge_from_file`` lets
-    through, is an error.
+    Whole numbers may stand for decimal ones. Where a word is expected, an option that looks like a number is one:
+    folders have such names. YAML that would run code, which Detectron2's ``merge_from_file`` lets through, is an error.
 
     Args:
         cfg: with every key that may be set; its values say which types they have.
@@ -70,6 +70,8 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
         current = current[name]
     if isinstance(current, float) and type(_literal(value)) is int:
         value = float(value)
+    if isinstance(current, str) and isinstance(value, str) and isinstance(_literal(value), int | float):
+        value = repr(value)  # yacs takes options as literals
     try:
         cfg.merge_from_list([key, value])
     except ValueError as error:

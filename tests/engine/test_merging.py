@@ -34,6 +34,21 @@ def test_a_whole_number_may_stand_for_a_decimal_one(cfg, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("word", "expected"),
+    [("2024", "2024"), ("007", "007"), ("1e3", "1e3"), ("True", "True"), ("''", ""), ("'2024'", "2024")],
+)
+def test_names_may_look_like_numbers(cfg, word, expected):
+    merge(cfg, "", ["DATASETS.NAME", word])
+    assert expected == cfg.DATASETS.NAME
+
+
+def test_a_number_in_a_file_is_no_name(cfg, tmp_path):
+    (tmp_path / "my.yaml").write_text("DATASETS: {NAME: 2024}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"my\.yaml: DATASETS\.NAME: found 2024, expected str"):
+        merge(cfg, str(tmp_path / "my.yaml"), [])
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["SOLVER.MAX_EPOCH", "3.0"], r"option: no key SOLVER\.MAX_EPOCH; did you mean SOLVER\.MAX_EPOCHS\?"),
