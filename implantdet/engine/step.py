@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -117,5 +117,5 @@ def amp_dtype(device: torch.device) -> torch.dtype:
 def emulates_bfloat16() -> bool:
     """Whether the CPU is known to have no instructions for bfloat16."""
     # Older versions of torch know no capabilities: then nothing is known.
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return found.get("architecture") == "x86_64" and not (found["avx512_bf16"] or found["amx_bf16"])
