@@ -56,6 +56,7 @@ def test_a_number_in_a_file_is_no_name(cfg, tmp_path):
         (["qqq", "x"], r"option: no key qqq$"),
         (["SOLVER.IMS_PER_BATCH", "2.5"], r"IMS_PER_BATCH: found '2\.5', expected int, like its value so far, 16$"),
         (["SOLVER.AMP.ENABLED", "1"], r"ENABLED: found '1', expected bool, like its value so far, False$"),
+        (["SOLVER.BASE_LR", "True"], r"BASE_LR: found 'True', expected float, like its value so far, 0\.001$"),
         (["MODEL", "x"], r"option: MODEL: found 'x', expected CfgNode"),
         (["SOLVER.MAX_EPOCHS"], r"pairs of KEY VALUE; found 1 words: SOLVER\.MAX_EPOCHS$"),
     ],
@@ -72,6 +73,7 @@ def test_wrong_options_say_what_to_change(cfg, options, message):
     [
         ("MODEL: {VIT: {NAM: x}}", r"my\.yaml: no key MODEL\.VIT\.NAM; did you mean MODEL\.VIT\.NAME\?"),
         ("MODEL: 3", r"my\.yaml: MODEL: found 3, expected CfgNode"),
+        ("SEED: {OF: 1}", r"my\.yaml: SEED: found {'OF': 1}, expected int"),
         ("SEED: [1", r"my\.yaml: the config cannot be read: "),
         ("SEED: !!python/object/apply:os.getpid []", r"my\.yaml: the config cannot be read: could not determine a con"),
         ("", r"my\.yaml: the config cannot be read: "),

@@ -14,7 +14,8 @@ from implantdet.structures import Assembly, Implant, Part
 from implantdet.taxonomy import COLOURS
 
 SURE, FAINT = (
-    Implant((part,), None, part.box, part.score) for part in (Part("apical", (4, 4, 20, 30), s) for s in (0.9, 0.2))
+    Implant((part,), None, part.box, part.score)
+    for part in (Part("apical", (4, 4, 20, 30), 0.9), Part("apical", (40, 4, 50, 30), 0.2))
 )
 
 
@@ -83,6 +84,14 @@ def test_what_cannot_be_read_is_told_after_the_others_are_done(radiographs):
     assert len(written(radiographs)["images"]) == 1
 
 
+def test_an_image_too_long_for_a_picture_is_told_and_costs_no_other(radiographs, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3 * HEIGHT * (2 * HEIGHT + COLUMN))
+    Image.fromarray(np.full((20, 2000), 200, np.uint8)).save(radiographs / "a/deep/long.png")
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be used; .*has the other 1") as error:
+        run(radiographs, radiographs / "a")
+    assert "exceeds limit" in error.value.problems[0].reason
+
+
 def test_what_is_finished_stays_after_an_interruption(radiographs):
     Image.fromarray(np.full((40, 60), 33, np.uint8)).save(radiographs / "a/deep/two.png")
     with pytest.raises(KeyboardInterrupt):
@@ -116,6 +125,10 @@ def test_nothing_is_written_where_something_is_missing(radiographs):
     with pytest.raises(DataError, match="lies in"):
         run(radiographs, radiographs)
     assert not (radiographs / "out").exists()
+    (radiographs / "out").touch()
+    with pytest.raises(DataError, match="not empty"):
+        run(radiographs, radiographs / "a")
+    (radiographs / "out").unlink()
     (radiographs / "out").mkdir()
     (radiographs / "out/notes.txt").write_text("mine")
     with pytest.raises(DataError, match="not empty"):
