@@ -210,7 +210,7 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
             *(*length, "SOLVER.EVAL_EPOCHS", args.finetune_epochs / share),
         )
         run = runs.train(out / f"labels_{share:g}", config, options)
-        yield record | {"labels": share} | detection_metrics(read_json(run / "results.json")["bbox"])
+        yield record | {"labels": share} | detection_metrics(read_json(run / "results.json")["bbox"]) | losses(run)
 
 
 def has_parts(data: Path) -> bool:
@@ -236,6 +236,15 @@ def detection_metrics(bbox: dict[str, Any]) -> dict[str, float]:
                 known = [of_class[key] for of_class in classes if of_class[key] is not None]
                 metrics |= {f"{kind}_{key}": statistics.mean(known)} if known else {}
     return {key: value for key, value in metrics.items() if value is not None}
+
+
+def losses(run: Path) -> dict[str, float]:
+    """Of a finished training: the training loss over its last tenth, and the loss of its last validation."""
+    rows = [json.loads(line) for line in (run / "metrics.json").read_text(encoding="utf-8").splitlines()]
+    of_training, of_validation = ([row[key] for row in rows if key in row] for key in ("total_loss", "validation_loss"))
+    return {"train_loss": statistics.mean(of_training[-max(1, len(of_training) // 10) :])} | (
+        {"validation_loss": of_validation[-1]} if of_validation else {}
+    )
 
 
 def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

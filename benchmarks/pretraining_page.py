@@ -42,7 +42,11 @@ METRICS = {
     "part_AP50": "parts, AP50",
     "implant_AP": "implants, AP",
     "implant_AP50": "implants, AP50",
+    "train_loss": "training loss",
+    "validation_loss": "validation loss",
 }
+DIGITS = {"train_loss": 2, "validation_loss": 2}  # of other metrics, which are percent: 1
+SEEDS = 3  # fewer prove nothing
 COMPARISONS = {"mim_opg": "Real panoramic radiographs", "mim_phantom": "The phantom of preset idd"}
 
 
@@ -70,11 +74,11 @@ def speed_section() -> list[str]:
     ]
 
 
-def cell(of_init: dict[str, float] | None) -> str:
+def cell(of_init: dict[str, float] | None, digits: int = 1) -> str:
     """Mean ± standard deviation over the runs."""
     if of_init is None:
         return "–"
-    return f"{of_init['mean']:.1f}" + (f" ± {of_init['sd']:.1f}" if "sd" in of_init else "")
+    return f"{of_init['mean']:.{digits}f}" + (f" ± {of_init['sd']:.{digits}f}" if "sd" in of_init else "")
 
 
 def summary_table(
@@ -83,7 +87,10 @@ def summary_table(
     """Inits down, metrics across."""
     metrics = {row["metric"]: row for row in summary if row["labels"] == labels and row["metric"] in METRICS}
     keys = [key for key in METRICS if key in metrics]
-    rows = [[titles.get(name, name), *(cell(metrics[key]["inits"].get(name)) for key in keys)] for name in names]
+    rows = [
+        [titles.get(name, name), *(cell(metrics[key]["inits"].get(name), DIGITS.get(key, 1)) for key in keys)]
+        for name in names
+    ]
     return table(rows, ["init", *(METRICS[key] for key in keys)])
 
 
@@ -94,9 +101,10 @@ def differences_table(summary: list[dict[str, Any]], labels: float) -> str:
         if row["labels"] == labels and row["metric"] in METRICS:
             for pair, found in row["differences"].items():
                 interval = found.get("ci95")
-                told = f"[{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "–"
+                digits = DIGITS.get(row["metric"], 1)
+                told = f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]" if interval else "–"
                 names = " − ".join(INITS[name] for name in pair.split(" - "))
-                rows.append([METRICS[row["metric"]], names, f"{found['mean']:+.1f}", told, found["pairs"]])
+                rows.append([METRICS[row["metric"]], names, f"{found['mean']:+.{digits}f}", told, found["pairs"]])
     return table(rows, ["metric", "difference", "mean", "95 % interval", "pairs"])
 
 
@@ -126,7 +134,13 @@ def comparison_section(name: str, title: str) -> list[str]:
         f"## {title}",
         f"{settings['epochs'][0]:g} epochs of pre-training on the images of the training folds; seeds "
         f"{', '.join(map(str, settings['seeds']))}; all else alike."
-        + ("" if result["complete"] else " **Not finished**: runs are missing, and one pair of runs proves nothing."),
+        + (
+            ""
+            if result["complete"] and len(settings["seeds"]) >= SEEDS
+            else f" **Not finished**: runs are missing, and fewer than {SEEDS} pairs of runs prove nothing."
+        ),
+        "The losses compare what a detector makes of the images that it learns from, cropped and turned, and of images "
+        "that it has not seen. They do not compare inits: the more proposals meet something, the more the head is asked.",
     ]
     for labels in sorted({row["labels"] for row in result["summary"]}):
         what = f"Fine-tuned on {100 * labels:.0f} % of the labels:" if labels else "Before fine-tuning:"

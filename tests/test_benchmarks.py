@@ -73,6 +73,13 @@ def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monk
     assert inits(finetune_epochs=10.0) == inits(size="base") == []
 
 
+def test_losses_of_a_finished_training(benchmark, tmp_path):
+    rows = [{"total_loss": 9.0}] * 18 + [{"total_loss": 2.0}, {"lr": 0.1}, {"validation_loss": 4.0}]
+    rows += [{"total_loss": 1.0}, {"validation_loss": 3.0}]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert benchmark("mim_comparison").losses(tmp_path) == {"train_loss": 1.5, "validation_loss": 3.0}
+
+
 def test_the_page_compares_no_psnr_of_other_masks(benchmark):
     runs = [
         {"dataset": "d", "init": init, "fold": 0, "seed": seed, "labels": 0.0}
