@@ -139,8 +139,8 @@ def comparison_section(name: str, title: str) -> list[str]:
             if result["complete"] and len(settings["seeds"]) >= SEEDS
             else f" **Not finished**: runs are missing, and fewer than {SEEDS} pairs of runs prove nothing."
         ),
-        "The losses tell what a detector makes of the images that it learns from, cropped and turned, and of images that "
-        "it has not seen. They do not compare inits: the more proposals meet something, the more the head is asked.",
+        "The losses tell what a detector makes of the images that it learns from, cropped and turned, and of images "
+        "that are new to it. They do not compare inits: the more proposals meet something, the more the head is asked.",
     ]
     for labels in sorted({row["labels"] for row in result["summary"]}):
         what = f"Fine-tuned on {100 * labels:.0f} % of the labels:" if labels else "Before fine-tuning:"
