@@ -139,6 +139,15 @@ def test_too_few_implants_are_a_warning_and_no_second_stage(tiny_cfg, caplog):
     assert load_assembler(cfg, "no/checkpoint.pth") is None
 
 
+def test_a_pretraining_has_no_second_stage_whatever_its_data_allow(cfg):
+    pretraining = cfg.clone()
+    pretraining.defrost()
+    pretraining.MODEL.META_ARCHITECTURE = "MaskedImageModel"
+    with pytest.raises(ValueError, match="expected the assembler of the training"):
+        load_assembler(cfg, "no/checkpoint.pth")
+    assert load_assembler(pretraining, "no/checkpoint.pth") is None
+
+
 def test_the_assembler_of_an_earlier_training_does_not_stay(tiny_cfg):
     cfg = tiny_cfg("SOLVER.MAX_EPOCHS", "0.1")
     stale = Path(cfg.OUTPUT_DIR) / ASSEMBLER
