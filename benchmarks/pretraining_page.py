@@ -47,6 +47,10 @@ METRICS = {
 }
 DIGITS = {"train_loss": 2, "validation_loss": 2}  # of other metrics, which are percent: 1
 SEEDS = 3  # fewer prove nothing
+LOSSES = (
+    "They tell what a detector makes of the images that it learns from, cropped and turned, and of images that are new "
+    "to it. They do not compare inits: the more proposals meet something, the more the head is asked."
+)
 COMPARISONS = {"mim_opg": "Real panoramic radiographs", "mim_phantom": "The phantom of preset idd"}
 
 
@@ -139,8 +143,6 @@ def comparison_section(name: str, title: str) -> list[str]:
             if result["complete"] and len(settings["seeds"]) >= SEEDS
             else f" **Not finished**: runs are missing, and fewer than {SEEDS} pairs of runs prove nothing."
         ),
-        "The losses tell what a detector makes of the images that it learns from, cropped and turned, and of images "
-        "that are new to it. They do not compare inits: the more proposals meet something, the more the head is asked.",
     ]
     for labels in sorted({row["labels"] for row in result["summary"]}):
         what = f"Fine-tuned on {100 * labels:.0f} % of the labels:" if labels else "Before fine-tuning:"
@@ -216,6 +218,7 @@ def main() -> None:
         "mim_figure4": figure_section,
     }
     sections = [build() for name, build in builders.items() if (RESULTS / f"{name}.json").is_file()]
+    sections.append(["## How to read the losses", LOSSES])
     write_page("pretraining", "Pre-training without labels, measured", sections)
 
 
