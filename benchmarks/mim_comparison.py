@@ -140,11 +140,16 @@ def dataset_options(data: Path, fold: int) -> tuple[object, ...]:
     )
 
 
-def few_labels(data: Path, out: Path, fold: int, share: float, seed: int) -> Path:
-    """A dataset folder in which the training images of a fold are those of a share of the patients (or sources)."""
+def reduced(data: Path, out: Path, fold: int, share: float, seed: int, val_images: int | None) -> Path:
+    """The dataset folder with the training images of a share of a fold's patients (or sources), and fewer to validate.
+
+    Nothing is left to test: the report on whole implants after a training is not what this comparison reads.
+    """
+    if share == 1 and val_images is None:
+        return data
     folder = out / f"{data.name}_fold{fold}_seed{seed}_{share:g}"
-    if share == 1 or (folder / "folds.json").exists():
-        return data if share == 1 else folder
+    if (folder / "folds.json").exists():
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "images").exists():
         (folder / "images").symlink_to((data / "images").resolve(), target_is_directory=True)
@@ -153,9 +158,16 @@ def few_labels(data: Path, out: Path, fold: int, share: float, seed: int) -> Pat
     groups = sorted({group_of[i] for k, ids in enumerate(folds["folds"]) if k != fold for i in ids})
     number = max(1, round(share * len(groups)))
     kept = set(np.random.default_rng(seed).choice(groups, number, replace=False))
-    reduced = [ids if k == fold else [i for i in ids if group_of[i] in kept] for k, ids in enumerate(folds["folds"])]
+    validation = sorted(folds["folds"][fold])
+    if val_images is not None:  # the same ones for every seed
+        validation = sorted(np.random.default_rng(0).permutation(validation)[:val_images].tolist())
+    split = [[i for i in ids if group_of[i] in kept] for ids in folds["folds"]]
+    split[fold] = validation
+    ids = set(itertools.chain.from_iterable(split))
+    content["images"] = [image for image in content["images"] if image["id"] in ids]
+    content["annotations"] = [label for label in content["annotations"] if label["image_id"] in ids]
     write_json(folder / "annotations.json", content)
-    write_json(folder / "folds.json", folds | {"folds": reduced})
+    write_json(folder / "folds.json", folds | {"folds": split, "test": []})
     return folder
 
 
@@ -168,7 +180,7 @@ def recorded(args: argparse.Namespace) -> dict[RunKey, dict[str, Any]]:
     """Runs of the result file, if it is of the same lengths and size; random weights know no length of pre-training."""
     found = read_json(RESULTS / f"{args.name}.json")
     settings = found.get("settings", {})
-    if any(settings.get(name) != getattr(args, name) for name in ("size", "finetune_epochs")):
+    if any(settings.get(name) != getattr(args, name) for name in ("size", "finetune_epochs", "val_images")):
         return {}
     same_length = settings["epochs"] == args.epochs
     return {key_of(record): record for record in found["runs"] if same_length or record["init"] == "random"}
@@ -189,7 +201,7 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
     config, finetune = FINETUNE[args.size][has_parts(data)]
     weights = "" if variant.name == "random" else pretrained / "model_final.pth"
     for share in args.labels:
-        folder = few_labels(data, args.out.resolve() / "few_labels", fold, share, seed)
+        folder = reduced(data, args.out.resolve() / "reduced", fold, share, seed, args.val_images)
         length = (
             "SOLVER.MAX_EPOCHS",
             args.finetune_epochs / share,
@@ -311,6 +323,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ratios", type=float, nargs="+", default=[], help="mask ratios: MDE alone, at each of them")
     parser.add_argument(
         "--finetune-epochs", type=float, default=28.0, help="with all labels; iterations are kept with fewer"
+    )
+    parser.add_argument(
+        "--val-images", type=int, help="of the validation fold, to validate what is fine-tuned; the others are left out"
     )
     parser.add_argument("--size", choices=("tiny", "base"), default="tiny")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; the next call goes on")

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, write_idd
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 
 from implantdet.config import add_implantdet_config
+from implantdet.data.idd import load_folds, load_idd, save_idd, write_json
 from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.pretrainer import Pretrainer
 from implantdet.engine.setup import setup
@@ -60,7 +61,7 @@ def test_no_variant_of_pretraining_equals_its_config(benchmark):
 def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monkeypatch):
     module = benchmark("mim_comparison")
     runs = [{"dataset": "d", "init": init, "fold": 0, "seed": 0, "labels": 1.0} for init in ("random", "mde")]
-    settings = {"size": "tiny", "epochs": [40.0], "finetune_epochs": 12.0}
+    settings = {"size": "tiny", "epochs": [40.0], "finetune_epochs": 12.0, "val_images": None}
     (tmp_path / "known.json").write_text(json.dumps({"settings": settings, "runs": runs}), encoding="utf-8")
     monkeypatch.setattr(module, "RESULTS", tmp_path)
 
@@ -70,7 +71,36 @@ def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monk
 
     assert inits() == ["random", "mde"]
     assert inits(epochs=[200.0]) == ["random"]  # which has no pre-training
-    assert inits(finetune_epochs=10.0) == inits(size="base") == []
+    assert inits(finetune_epochs=10.0) == inits(size="base") == inits(val_images=9) == []
+
+
+def test_reduced_data_keep_patients_whole_and_validation_the_same(benchmark, tmp_path):
+    data = tmp_path / "data"
+    write_idd(data, num_images=40)
+    content = load_idd(data)
+    for image in content["images"]:
+        image["patient_id"] = f"patient{(image['id'] - 1) // 4}"
+    save_idd(data, content)
+    ids = sorted(image["id"] for image in content["images"])
+    write_json(data / "folds.json", {"seed": 0, "group_by": "patient_id", "test": ids[32:], "folds": [
+        ids[:12], ids[12:20], ids[20:28], ids[28:32]
+    ]})  # fmt: skip
+    reduced = benchmark("mim_comparison").reduced
+    assert reduced(data, tmp_path, 0, 1.0, 0, None) is data
+
+    folders = [reduced(data, tmp_path, 0, share, seed, 5) for share, seed in ((1.0, 0), (0.4, 0), (0.4, 1), (0.4, 2))]
+    folds = [load_folds(folder, load_idd(folder)) for folder in folders]
+    assert all(each["test"] == [] for each in folds)
+    assert len({tuple(each["folds"][0]) for each in folds}) == 1
+    assert len(folds[0]["folds"][0]) == 5
+    assert set(folds[0]["folds"][0]) < set(ids[:12])
+    assert folds[0]["folds"][1:] == [ids[12:20], ids[20:28], ids[28:32]]
+    kept = [[i for part in each["folds"][1:] for i in part] for each in folds[1:]]
+    assert all(len(each) == 8 for each in kept)  # two of five patients
+    assert all((i - 1) // 4 * 4 + k in each for each in kept for i in each for k in range(1, 5))
+    assert len(set(map(tuple, kept))) > 1
+    images = [image["id"] for image in load_idd(folders[1])["images"]]
+    assert sorted(images) == sorted(kept[0] + folds[1]["folds"][0])
 
 
 def test_losses_of_a_finished_training(benchmark, tmp_path):
