@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         FileNotFoundError: there is no file ``MODEL.WEIGHTS`` to start from or to evaluate.
         ValueError: as ``merge``, ``check_names``, ``check_part_head`` and ``complete_from_data``.
     """
+    warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")  # Detectron2's anchors: nothing to do
     cfg = get_cfg()
     add_implantdet_config(cfg)
     merge(cfg, args.config_file, args.opts)

@@ -108,7 +108,7 @@ def open_panel(image: np.ndarray, title: str) -> tuple[Image.Image, float]:
     radiograph = Image.fromarray(image).resize((width, HEIGHT), Image.Resampling.BICUBIC)
     panel = Image.new("RGB", (width + COLUMN, HEIGHT + 2 * LINE), BACKGROUND)
     panel.paste(radiograph.convert("RGB"), (0, 2 * LINE))
-    ImageDraw.Draw(panel).text((6, LINE // 2), title, fill=TEXT, font=_font(16))
+    ImageDraw.Draw(panel).text((6, 1), title, fill=TEXT, font=_font(16))
     return panel, scale
 
 
@@ -153,11 +153,11 @@ def _by_rows(notes: Sequence[Note]) -> list[Note]:
 
 
 def write_key(panel: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
-    """Write what the colours mean in the title's line, flush right."""
+    """Write what the colours mean under the title, flush right."""
     draw, left = ImageDraw.Draw(panel), panel.width - 6.0
     for word, colour in reversed(entries):
         left -= draw.textlength(word, font=_font(13))
-        draw.text((left, LINE // 2 + 2), word, fill=colour, font=_font(13))
+        draw.text((left, LINE + 1), word, fill=colour, font=_font(13))
         left -= 12
 
 
