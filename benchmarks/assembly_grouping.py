@@ -19,9 +19,11 @@ import torch
 from _record import write_result
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from implantdet.assembly.assembler import METHODS, PartAssembler
+from implantdet.assembly.geometry import iou
 from implantdet.assembly.known import KnownImplant, known_implants
 from implantdet.data.register import register_idd
 from implantdet.structures import Box, Implant
@@ -31,11 +33,11 @@ MISSING, FALSE = 0.15, 0.2  # share of thirds taken away; false thirds per third
 Third = tuple[int | None, str, Box, dict[str, str]]  # implant (None: false positive), third, box, axis → value
 
 
-def thirds_of(known: dict[int, KnownImplant]) -> list[Third]:
+def thirds_of(known: Sequence[KnownImplant]) -> list[Third]:
     """Every annotated third of an image."""
     return [
         (number, third, implant.boxes[third], {a: v for a, v in implant.values.items() if a.startswith(third)})
-        for number, implant in known.items()
+        for number, implant in enumerate(known)
         for third in THIRDS
         if third in implant.boxes
     ]
@@ -93,15 +95,13 @@ def instances_of(thirds: Sequence[Third], classes: Sequence[str], size: tuple[in
     return instances, [index for index, *_ in rows]
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+def overlaps(box: Box, others: Sequence[Box]) -> NDArray[np.float64]:
+    """[n] intersections over union with n boxes."""
+    return iou(np.array(box), np.array(others).reshape(-1, 4))
 
 
 def compare(
-    implants: Sequence[Implant], thirds: Sequence[Third], owner: Sequence[int], known: dict[int, KnownImplant]
+    implants: Sequence[Implant], thirds: Sequence[Third], owner: Sequence[int], known: Sequence[KnownImplant]
 ) -> list[tuple[bool, float]]:
     """For every known implant that has a third left: whether it is grouped exactly, and the overlap of its box."""
     wanted: dict[int, set[int]] = {}
@@ -113,7 +113,10 @@ def compare(
         for implant in implants
     ]
     return [
-        (any(group == members for members, _ in got), max((iou(box, known[number].box) for _, box in got), default=0.0))
+        (
+            any(group == members for members, _ in got),
+            overlaps(known[number].box, [box for _, box in got]).max(initial=0),
+        )
         for number, group in wanted.items()
     ]
 

@@ -35,7 +35,7 @@ from torchvision.ops import box_convert
 from tqdm import tqdm
 
 from implantdet.assembly.assembler import PartAssembler
-from implantdet.assembly.known import known_implants
+from implantdet.assembly.known import known_implants, scale_of
 from implantdet.data.register import register_idd
 from implantdet.evaluation.implant_matching import ImageOutcome
 from implantdet.phantom.lines import default_lines
@@ -162,9 +162,9 @@ def rankings(
     """``fit`` and ``unknown`` of every implant that is there."""
     matched = []
     for record, instances in zip(tqdm(records, desc="assembling"), found, strict=True):
-        truth = tuple(known_implants(record, assembler.meanings).values())
+        truth = tuple(known_implants(record, assembler.meanings))
         size = (record["width"], record["height"])
-        matched += ImageOutcome(record["image_id"], size, assembler.explain(instances), truth).matched
+        matched += ImageOutcome(record["image_id"], size, assembler.explain(instances, scale_of(record)), truth).matched
     ranked = [implant.ranking for implant, _ in matched if implant.ranking]
     return [ranking.fit for ranking in ranked], [ranking.unknown for ranking in ranked]
 

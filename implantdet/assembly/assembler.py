@@ -146,7 +146,7 @@ class PartAssembler:
         Raises:
             TooFewImplantsError: too few implants have all three thirds annotated.
         """
-        images = [list(known_implants(record, self.meanings).values()) for record in dataset_dicts]
+        images = [known_implants(record, self.meanings) for record in dataset_dicts]
         known = [implant for image in images for implant in image]
         self._known_images = images
         model, regressions = fit_geometry(images, self.box_noise)
@@ -170,7 +170,7 @@ class PartAssembler:
             predictions: the detector's output for each of them.
         """
         fitted = self._fitted()
-        known = [list(known_implants(record, self.meanings).values()) for record in dataset_dicts]
+        known = [known_implants(record, self.meanings) for record in dataset_dicts]
         detections = [usable(instances, self.meanings) for instances in predictions]
         min_scores, typical_best = calibrating.score_quantiles(
             zip(detections, known, strict=True), self.meanings, self.score_quantile, self.min_score

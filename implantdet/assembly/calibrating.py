@@ -85,29 +85,37 @@ def miss_rates(images: Iterable[tuple[Sequence[Part], Sequence[KnownImplant]]], 
 
 
 def box_noise(images: Iterable[tuple[Sequence[Part], Sequence[KnownImplant]]], default: float) -> Array:
-    """[4, 2] standard deviation of the edges of every slot that run across the axis of the implant, and along it.
+    """[5, 2] standard deviation of the edges of every slot that run across the axis of the implant, and along it.
 
     In mean sides of the annotated box. Where one third ends and the next begins is less plain than where the implant
-    does. The median counts, so that a part that was matched to the wrong implant makes no difference.
+    does. The median counts, so that a part that was matched to the wrong implant makes no difference. The last row is
+    that of whole implants of which no third was detected: they are the hard ones.
     """
-    errors: list[tuple[list[float], list[float]]] = [([], []) for _ in SLOTS]
+    errors: list[tuple[list[float], list[float]]] = [([], []) for _ in range(len(SLOTS) + 1)]
     for parts, known in images:
+        seen: set[int] = set()  # implants of which a third was detected
         for k, slot in enumerate(SLOTS):
             mine = [part.box for part in parts if part.third == slot]
-            truth = [(i.boxes[slot], axis) for i in known if slot in i.boxes and (axis := i.direction) is not None]
-            for index, true in match(mine, [box for box, _ in truth]):
-                box, axis = truth[true]
+            truth = [
+                (j, i.boxes[slot], axis)
+                for j, i in enumerate(known)
+                if slot in i.boxes and (axis := i.direction) is not None
+            ]
+            for index, true in match(mine, [box for _, box, _ in truth]):
+                owner, box, axis = truth[true]
                 left, top, right, bottom = box
                 error = (np.array(mine[index]) - box) / ((right - left + bottom - top) / 2)
                 upright = int(np.argmax(np.abs(axis)))  # the edges at right angles to the nearer coordinate axis
-                errors[k][0].extend(error[upright::2].tolist())
-                errors[k][1].extend(error[1 - upright :: 2].tolist())
-    return np.array(
-        [
-            [median_abs_deviation(e, scale="normal") if len(e) >= EXAMPLES else default for e in of_slot]
-            for of_slot in errors
-        ]
-    )
+                alone = slot == SYSTEM and owner not in seen  # it comes after the thirds
+                errors[k + alone][0].extend(error[upright::2].tolist())
+                errors[k + alone][1].extend(error[1 - upright :: 2].tolist())
+                seen.add(owner)
+    noise = [
+        [median_abs_deviation(e, scale="normal") if len(e) >= EXAMPLES else np.nan for e in of_slot]
+        for of_slot in errors
+    ]
+    noise[-1] = np.where(np.isnan(noise[-1]), noise[-2], noise[-1]).tolist()
+    return np.nan_to_num(noise, nan=default)
 
 
 def part_features(parts: Sequence[Part]) -> Array:

@@ -3,8 +3,9 @@
 A third is predicted in the frame of its implant: the origin at the nearest third that is there, the unit the mean
 length of those that are, the axis from coronal to apical. A ridge regression gives position and length; the width
 follows a spline through the known widths, which the regression corrects (paper section 3.1: predictive models and
-spline interpolation). The standard deviations are those of the edges of known boxes about the predicted ones. Where no
-third is there, all three are predicted from the box of the whole implant: its centre, a third of its length, its width.
+spline interpolation). Where no third is there, all three are predicted from the box of the whole implant: its centre, a
+third of its length, its width. It learns from known boxes, jittered as detections are, what the annotated box of the
+missing third is, and how far off it is (standard deviations of the edges).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import Ridge
 
 from implantdet.assembly.geometry import Array, centres, enclosing_size, oriented_size, sizes
-from implantdet.assembly.likelihood import PATTERNS, Pattern, link_features
+from implantdet.assembly.likelihood import PATTERNS, Pattern, directions, link_features
 
 WHOLE_ALONE: Pattern = (3,)  # stands for the whole implant where a pattern names thirds
 ALPHA = 1.0  # ridge penalty on features of the order of 0.1 … 1
@@ -109,29 +110,31 @@ def _spline(pattern: Pattern, missing: int) -> Array:
 
 
 def fit_regressions(
-    triples: Array, wholes: Array, directions: Array, aspects: Array
+    triples: Array, targets: Array, wholes: Array, aspects: Array
 ) -> dict[tuple[Pattern, int], ThirdRegression]:
     """One regression for every pattern of known thirds, or the whole implant, and every missing third.
 
     Args:
-        triples: [K, 3, 4] boxes of the thirds of complete implants.
+        triples: [K, 3, 4] boxes of the thirds of complete implants, as a detector finds them.
+        targets: [K, 3, 4] as they are.
         wholes: [K, 4] and of the implants.
-        directions: [K, 2].
         aspects: [3] usual width / length.
     """
     regressions: dict[tuple[Pattern, int], ThirdRegression] = {}
     for pattern in (*PATTERNS[:-1], WHOLE_ALONE):
         known = wholes[:, None] if pattern == WHOLE_ALONE else triples[:, pattern]
+        # Two thirds show where the implant points; one gets its direction from more than itself.
+        u = directions(known if len(pattern) > 1 else triples)
         for missing in sorted({0, 1, 2} - set(pattern)):
-            frame = Frame.of(known, pattern, missing, directions, aspects)
-            regressions[pattern, missing] = ThirdRegression.fit(frame, triples[:, missing], aspects[missing])
+            frame = Frame.of(known, pattern, missing, u, aspects)
+            regressions[pattern, missing] = ThirdRegression.fit(frame, targets[:, missing], aspects[missing])
     return regressions
 
 
 def complete(
     boxes: Array,
     pattern: Pattern,
-    directions: Array,
+    axes: Array,
     aspects: Array,
     regressions: Mapping[tuple[Pattern, int], ThirdRegression],
 ) -> dict[int, tuple[Array, Array]]:
@@ -140,13 +143,13 @@ def complete(
     Args:
         boxes: [K, n, 4] of the thirds that are there, or [K, 1, 4] of the whole implants.
         pattern: which ones they are, or ``WHOLE_ALONE``.
-        directions: [K, 2] from coronal to apical.
+        axes: [K, 2] from coronal to apical.
         aspects: [3] usual width / length.
         regressions: from ``fit_regressions``.
     """
     found = {}
     for missing in sorted({0, 1, 2} - set(pattern)):
-        frame = Frame.of(boxes, pattern, missing, directions, aspects)
+        frame = Frame.of(boxes, pattern, missing, axes, aspects)
         model = regressions[pattern, missing]
         targets = np.nan_to_num(frame.features) @ model.coefficients.T + model.intercept
         found[missing] = frame.place(targets), frame.spread(model.std)

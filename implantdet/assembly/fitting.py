@@ -41,7 +41,7 @@ def fit_geometry(
     Args:
         images: known implants, image by image.
         box_noise: standard deviation of detected edges in mean sides of the box, by which known boxes are jittered:
-            one number, or [4, 2] of every slot, for edges that run across the implant's axis and for those along it.
+            one number, or [5, 2] as of ``calibrating.box_noise``.
         seed: of the jitter.
 
     Raises:
@@ -56,12 +56,12 @@ def fit_geometry(
         )
     rng = np.random.default_rng(seed)
     clean = np.array([[implant.boxes[third] for third in THIRDS] for implant in known])
-    noise = np.broadcast_to(box_noise, (len(SLOTS), 2))
+    noise = np.broadcast_to(box_noise, (len(SLOTS) + 1, 2))
     axes = np.tile(directions(clean), (COPIES, 1))
     triples = _jittered(np.tile(clean, (COPIES, 1, 1)), axes, noise[: len(THIRDS)], rng)
     # Where none is annotated, the box round the thirds stands for the whole implant.
     whole = np.array([implant.boxes.get(SYSTEM, implant.box) for implant in known] * COPIES)[:, None]
-    wholes = _jittered(whole, axes, noise[len(THIRDS) :], rng)[:, 0]
+    wholes, alone = (_jittered(whole, axes, noise[[k]], rng)[:, 0] for k in (-2, -1))
     u = directions(triples)
     length, width = oriented_size(sizes(triples), u[:, None], 1.0)
     aspects = np.median(width / length, axis=0)
@@ -75,7 +75,7 @@ def fit_geometry(
         _fit_wholes(triples, wholes),
         _tilt_std(complete),
     )
-    return model, fit_regressions(triples, wholes, u, aspects)
+    return model, fit_regressions(triples, np.tile(clean, (COPIES, 1, 1)), alone, aspects)
 
 
 def _tilt_std(images: Sequence[Sequence[KnownImplant]]) -> float:

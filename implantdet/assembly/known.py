@@ -51,14 +51,23 @@ class KnownImplant:
         return directions(np.array([thirds]))[0] if len(thirds) > 1 else None
 
 
-def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) -> dict[int, KnownImplant]:
-    """``implant_id`` → implant, of one dataset dict. Annotations without ``implant_id`` are left out."""
-    implants: dict[int, KnownImplant] = {}
-    for annotation in record["annotations"]:
+def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) -> list[KnownImplant]:
+    """The implants of one dataset dict: annotations that share ``implant_id``.
+
+    A whole implant without it is one of its own; nobody knows which parts without it belong together.
+    """
+    implants: dict[tuple[str, int], KnownImplant] = {}
+    for index, annotation in enumerate(record["annotations"]):
         meaning = classes[annotation["category_id"]]
-        if meaning is None or "implant_id" not in annotation or annotation.get("iscrowd", 0):
+        if meaning is None or annotation.get("iscrowd", 0):
             continue
-        implant = implants.setdefault(annotation["implant_id"], KnownImplant())
+        if "implant_id" in annotation:
+            key = "implant", annotation["implant_id"]
+        elif meaning.slot == SYSTEM:
+            key = "annotation", index
+        else:
+            continue
+        implant = implants.setdefault(key, KnownImplant())
         x0, y0, x1, y1 = map(
             float, BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
         )
@@ -69,7 +78,7 @@ def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) ->
         implant.boxes.setdefault(meaning.slot, (x0, y0, x1, y1))
         if min(x0, y0) < EDGE or x1 > record["width"] - EDGE or y1 > record["height"] - EDGE:
             implant.cut.add(meaning.slot)
-    return implants
+    return list(implants.values())
 
 
 def readings_per_part(known: Iterable[KnownImplant]) -> Array:

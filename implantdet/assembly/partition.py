@@ -176,7 +176,7 @@ def _greedy(members: Indices, gain: Array) -> Indices:
     """Disjoint rows, best gain first; the answer where the solver reached its limit before it had any."""
     used: set[int] = {-1}
     chosen = []
-    for row in np.argsort(-gain, kind="stable"):
+    for row in np.argsort(-gain, kind="stable")[: np.count_nonzero(gain > 0)]:
         mine = set(members[row].tolist()) - {-1}
         if not mine & used:
             used |= mine

@@ -22,7 +22,28 @@ from implantdet.taxonomy import SYSTEM
 TIE = 1e-6  # probabilities that differ by a smaller share of themselves have the same rank
 TOLD = 0.05  # evidence is listed for candidates that are at least this probable
 
-Readings = dict[str, dict[str, float]]  # axis → value → share; what the shares of an axis leave open is unread
+Readings = dict[str, dict[str, float]]  # axis → value → score
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """How strange a system may be that is in the conformal set.
+
+    One quantile of all would keep its promise on average, and break it for every rare system.
+
+    Attributes:
+        of_all: for systems without one of their own; None where there is no conformal set.
+        of_system: system → quantile.
+    """
+
+    of_all: float | None = None
+    of_system: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, systems: Sequence[str]) -> Array | None:
+        """One for each; None where there is no conformal set."""
+        if self.of_all is None:
+            return None
+        return np.array([self.of_system.get(system, self.of_all) for system in systems])
 
 
 @dataclass(frozen=True)
@@ -31,30 +52,27 @@ class Calibration:
 
     Attributes:
         temperature: divides log-likelihoods; above 1 where they were too sure of themselves.
+        biases: system → nats by which it is more probable than the likelihoods say; others have 0.
         confusions: axis → [V, V] probability of reading the column where the row is true.
-        system_quantile: systems with a probability of at least 1 minus this are in the conformal set, and in any case
-            the most probable.
-        line_quantile: the same for product lines.
+        system_quantiles: of the conformal sets of systems.
+        line_quantile: of those of product lines; None where there are none.
         min_fit: designs that fit worse are unknown.
     """
 
     temperature: float = 1.0
+    biases: Mapping[str, float] = field(default_factory=dict)
     confusions: Mapping[str, Array] = field(default_factory=dict)
-    system_quantile: float | None = None
+    system_quantiles: Quantiles = Quantiles()
     line_quantile: float | None = None
     min_fit: float = -np.inf
 
 
 def readings_of(parts: Iterable[Part], whole: Part | None) -> Readings:
-    """What the parts of an implant say; rivals of a reading share its axis in proportion to their scores."""
+    """What the parts of an implant say, with the rivals of each reading."""
     found: Readings = {}
     for part in (*parts, *filter(None, (whole,))):
         for reading in (*part.readings, *part.rivals):  # best first
             found.setdefault(reading.axis, {}).setdefault(reading.value, reading.score)
-    for votes in found.values():
-        total = sum(votes.values())
-        if total > 1:
-            votes.update({value: vote / total for value, vote in votes.items()})
     return found
 
 
@@ -111,12 +129,16 @@ class Ranker:
         return true @ self.calibration.confusions[axis] if axis in self.calibration.confusions else true
 
     def _votes(self, readings: Sequence[Readings]) -> Array:
-        """[K, V] share of every value of every axis."""
+        """[K, V] share of every value of every axis: its score, or its part of all scores where these exceed 1.
+
+        What the shares of an axis leave open is unread.
+        """
         votes = np.zeros((len(readings), len(self._columns)))
         for row, found in enumerate(readings):
             for axis, said in found.items():
-                for value, vote in said.items():
-                    votes[row, self._columns[axis, value]] = vote
+                total = max(1.0, sum(said.values()))
+                for value, score in said.items():
+                    votes[row, self._columns[axis, value]] = score / total
         return votes
 
     def likelihoods(self, readings: Sequence[Readings]) -> Array:
@@ -132,8 +154,9 @@ class Ranker:
 
     def posterior(self, likelihoods: Array) -> Array:
         """[K, L] probability of every line."""
-        evidence = np.nansum(np.log(likelihoods), axis=-2)
-        return np.asarray(softmax(np.log(self.table.prior) + evidence / self.calibration.temperature, axis=-1))
+        evidence = np.nansum(np.log(likelihoods), axis=-2) / self.calibration.temperature
+        biases = [self.calibration.biases.get(system, 0.0) for system in self.table.systems]
+        return np.asarray(softmax(np.log(self.table.prior) + biases + evidence, axis=-1))
 
     def fit(self, readings: Sequence[Readings]) -> Array:
         """[K] how well each design fits the lines that are described; NaN if no axis was read, or no line is described.
@@ -162,12 +185,14 @@ class Ranker:
         for_system = np.log(likelihoods @ (share / share.sum(axis=0)) / average)
         for_line = np.log(likelihoods / average)
         names = table.values[SYSTEM]
+        system_sets = conformal_sets(names, systems, calibration.system_quantiles.of(names))
+        line_sets = conformal_sets(table.titles, lines, calibration.line_quantile)
         return [
             Ranking(
                 systems=_ranked(names, systems[k], told, for_system[k]),
                 lines=_ranked(table.titles, lines[k], told, for_line[k]),
-                system_set=conformal_set(names, systems[k], calibration.system_quantile),
-                line_set=conformal_set(table.titles, lines[k], calibration.line_quantile),
+                system_set=system_sets[k],
+                line_set=line_sets[k],
                 fit=None if np.isnan(fit) else fit,
                 unknown=fit < calibration.min_fit,  # False of NaN
             )
@@ -182,15 +207,23 @@ class Ranker:
         }
 
 
-def conformal_set(names: Sequence[str], probabilities: Array, quantile: float | None) -> tuple[str, ...] | None:
-    """Names that are probable enough, and in any case the most probable; None without a calibrated quantile.
+def strangeness(probabilities: Array) -> Array:
+    """[K, n] the nonconformity score of conformal prediction: 0 of the most probable names, else 1 - probability.
 
-    An empty set never holds the truth, so that the most probable names, ties kept, can only add to the coverage.
+    An empty set never holds the truth, so that the most probable names, ties kept, are in every set.
     """
-    if quantile is None:
-        return None
-    first = (1 - TIE) * float(probabilities.max())
-    return tuple(name for name, p in zip(names, probabilities.tolist(), strict=True) if 1 - p <= quantile or p >= first)
+    first = (1 - TIE) * probabilities.max(axis=1, keepdims=True)
+    return np.where(probabilities >= first, 0.0, 1 - probabilities)
+
+
+def conformal_sets(
+    names: Sequence[str], probabilities: Array, quantiles: Array | float | None
+) -> list[tuple[str, ...] | None]:
+    """Of every row of [K, n]: the names that are no stranger than their quantile; None without quantiles."""
+    if quantiles is None:
+        return [None] * len(probabilities)
+    kept = (strangeness(probabilities) <= quantiles).tolist()
+    return [tuple([name for name, is_in in zip(names, row, strict=True) if is_in]) for row in kept]
 
 
 def _ranked(

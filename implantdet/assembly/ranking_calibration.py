@@ -1,22 +1,24 @@
-"""How far a ranking can be trusted: confusions, temperature, conformal sets and the limit of the unknown."""
+"""How far a ranking can be trusted: confusions, temperature, biases, conformal sets and the limit of the unknown."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 
 from implantdet.assembly.geometry import Array
 from implantdet.assembly.line_table import LineTable
-from implantdet.assembly.ranking import Calibration, Ranker, Readings
+from implantdet.assembly.ranking import Calibration, Quantiles, Ranker, Readings, strangeness
 from implantdet.taxonomy import SYSTEM
 
 CONFUSION_WEIGHT = 10.0  # an axis counts as read right until about so many readings of a value say otherwise
 UNKNOWN_SHARE = 0.05  # of known implants that may be called unknown
 LOG_TEMPERATURES = (-1.5, 3.0)
+BIAS_STD = 1.0  # nats; a system of which few implants were seen keeps a bias near 0
 FOLDS = 5  # of patients; each is judged by what the others taught
 
 
@@ -24,7 +26,7 @@ class Sample(NamedTuple):
     """What was read of a validation implant, and what is true of it.
 
     Attributes:
-        readings: axis → value → share.
+        readings: axis → value → score.
         values: axis → true value, where it can be assessed.
         system: true system.
         line: title of the true product line, where it is known.
@@ -53,7 +55,9 @@ def calibrate(samples: Sequence[Sample], table: LineTable, coverage: float) -> C
         return Calibration()
     taught = _teach(samples, table)
     groups = sorted({sample.group for sample in samples})
-    of_system, of_line, fits = [], [], []
+    of_system: list[tuple[str, float]] = []
+    of_line: list[float] = []
+    fits: list[float] = []
     for fold in range(FOLDS):
         held_out = set(groups[fold::FOLDS])
         judged = [sample for sample in samples if sample.group in held_out]
@@ -63,27 +67,38 @@ def calibrate(samples: Sequence[Sample], table: LineTable, coverage: float) -> C
         # Readings look better to what was learned from them: quantiles from there would promise too much.
         ranker = Ranker(table, _teach(others, table) if others else taught)
         readings = [sample.readings for sample in judged]
-        posteriors = ranker.posterior(ranker.likelihoods(readings))
-        of_system += (1 - (posteriors * _own(judged, table)).sum(axis=1)).tolist()
-        of_line += [
-            1 - posterior[table.titles.index(sample.line)]
-            for posterior, sample in zip(posteriors.tolist(), judged, strict=True)
-            if sample.line in table.titles
-        ]
+        lines = ranker.posterior(ranker.likelihoods(readings))
+        strange_systems = strangeness(lines @ ranker.membership).tolist()
+        for sample, systems, titles in zip(judged, strange_systems, strangeness(lines).tolist(), strict=True):
+            of_system.append((sample.system, systems[table.values[SYSTEM].index(sample.system)]))
+            if sample.line in table.titles:
+                of_line.append(titles[table.titles.index(sample.line)])
         fits += ranker.fit(readings).tolist()
     return replace(
         taught,
-        system_quantile=conformal_quantile(np.array(of_system), coverage),
-        line_quantile=conformal_quantile(np.array(of_line), coverage),
+        system_quantiles=conformal_quantiles(of_system, coverage),
+        line_quantile=conformal_quantile(of_line, coverage),
         min_fit=-np.inf if np.isnan(fits).all() else float(np.nanquantile(fits, UNKNOWN_SHARE)),
     )
 
 
 def _teach(samples: Sequence[Sample], table: LineTable) -> Calibration:
-    """Confusions and temperature."""
-    ranker = Ranker(table, Calibration(confusions=_confusions(samples, table)))
-    likelihoods = ranker.likelihoods([sample.readings for sample in samples])
-    return replace(ranker.calibration, temperature=_temperature(ranker, likelihoods, _own(samples, table)))
+    """Confusions, temperature and biases, under which the true systems are most probable."""
+    taught = Calibration(confusions=_confusions(samples, table))
+    likelihoods = Ranker(table, taught).likelihoods([sample.readings for sample in samples])
+    own = _own(samples, table)
+    systems = table.values[SYSTEM]
+
+    def calibration(parameters: Array) -> Calibration:
+        biases = dict(zip(systems, parameters[1:].tolist(), strict=True))
+        return replace(taught, temperature=float(np.exp(parameters[0])), biases=biases)
+
+    def loss(parameters: Array) -> float:
+        true = (Ranker(table, calibration(parameters)).posterior(likelihoods) * own).sum(axis=1)
+        return float(((parameters[1:] / BIAS_STD) ** 2).sum() / 2 - np.log(np.maximum(true, 1e-12)).sum())
+
+    bounds = [LOG_TEMPERATURES, *[(None, None)] * len(systems)]
+    return calibration(minimize(loss, np.zeros(1 + len(systems)), bounds=bounds).x)
 
 
 def _own(samples: Sequence[Sample], table: LineTable) -> Array:
@@ -91,21 +106,25 @@ def _own(samples: Sequence[Sample], table: LineTable) -> Array:
     return np.array([[float(system == sample.system) for system in table.systems] for sample in samples])
 
 
-def conformal_quantile(scores: Array, coverage: float) -> float | None:
+def conformal_quantiles(scores: Sequence[tuple[str, float]], coverage: float) -> Quantiles:
+    """Of pairs of a true system and the strangeness of the truth, system by system (Mondrian conformal prediction).
+
+    Systems with too few have no quantile of their own.
+    """
+    values: dict[str, list[float]] = {}
+    for system, score in scores:
+        values.setdefault(system, []).append(score)
+    own = {system: conformal_quantile(mine, coverage) for system, mine in values.items()}
+    return Quantiles(
+        conformal_quantile([score for _, score in scores], coverage),
+        {system: quantile for system, quantile in own.items() if quantile is not None},
+    )
+
+
+def conformal_quantile(scores: Sequence[float], coverage: float) -> float | None:
     """The ⌈(n + 1) · coverage⌉-th smallest of n scores (split conformal prediction); None if n is too small."""
-    position = int(np.ceil((len(scores) + 1) * coverage))
-    return float(np.sort(scores)[position - 1]) if position <= len(scores) else None
-
-
-def _temperature(ranker: Ranker, likelihoods: Array, own: Array) -> float:
-    """The temperature under which the true systems are most probable."""
-
-    def loss(log_temperature: float) -> float:
-        scaled = Ranker(ranker.table, replace(ranker.calibration, temperature=float(np.exp(log_temperature))))
-        true = (scaled.posterior(likelihoods) * own).sum(axis=1)
-        return -float(np.log(np.maximum(true, 1e-12)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+    position = math.ceil((len(scores) + 1) * coverage)
+    return sorted(scores)[position - 1] if position <= len(scores) else None
 
 
 def _confusions(samples: Sequence[Sample], table: LineTable) -> dict[str, Array]:

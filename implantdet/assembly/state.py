@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from implantdet.assembly.completion import ThirdRegression
 from implantdet.assembly.geometry import Array
 from implantdet.assembly.likelihood import ImplantModel, Pattern, StudentT
-from implantdet.assembly.ranking import Calibration
+from implantdet.assembly.ranking import Calibration, Quantiles
 from implantdet.data.idd import read_json, write_json
 from implantdet.taxonomy import SYSTEM
 
-FORMAT, VERSION = "implantdet part assembler", 3
+FORMAT, VERSION = "implantdet part assembler", 4
 UNREADABLE = 0.01  # probability that a value is read which the detector has no class for; 0 would have no logarithm
 
 
@@ -82,8 +82,9 @@ def save_state(
         "whole_weights": state.whole_weights.tolist(),
         "score_coefficients": None if state.score_coefficients is None else state.score_coefficients.tolist(),
         "temperature": calibration.temperature,
+        "biases": calibration.biases,
         "confusions": {axis: [list(values[axis]), matrix.tolist()] for axis, matrix in calibration.confusions.items()},
-        "system_quantile": calibration.system_quantile,
+        "system_quantiles": [calibration.system_quantiles.of_all, calibration.system_quantiles.of_system],
         "line_quantile": calibration.line_quantile,
         "min_fit": calibration.min_fit if np.isfinite(calibration.min_fit) else None,
     }
@@ -175,8 +176,9 @@ def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]
             raise ValueError(f"the confusion of {axis} is {matrix.shape} for {len(names[axis])} values")
     calibration = Calibration(
         float(content["temperature"]),
+        _numbers(content["biases"]),
         confusions,
-        content["system_quantile"],
+        Quantiles(content["system_quantiles"][0], _numbers(content["system_quantiles"][1])),
         content["line_quantile"],
         -np.inf if content["min_fit"] is None else float(content["min_fit"]),
     )
@@ -197,6 +199,10 @@ def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]
 
 def _distributions(model: ImplantModel) -> dict[str, StudentT]:
     return {"pairs": model.pairs, "triple": model.triple, "wholes": model.wholes}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return dict(zip(values, _array(list(values.values())).tolist(), strict=True))
 
 
 def _array(values: Any) -> Array:

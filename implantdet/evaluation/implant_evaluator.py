@@ -116,7 +116,7 @@ class ImplantEvaluator(DatasetEvaluator):
                 record["image_id"],
                 (record["width"], record["height"]),
                 found[record["image_id"]].assembly,
-                tuple(known_implants(record, self._assembler.meanings).values()),
+                tuple(known_implants(record, self._assembler.meanings)),
             )
             for record in records
         ]

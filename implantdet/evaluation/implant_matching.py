@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from implantdet.assembly.calibrating import match
+from implantdet.assembly.geometry import iou
 from implantdet.assembly.known import KnownImplant
 from implantdet.structures import Assembly, Implant, Part
 from implantdet.taxonomy import THIRDS
@@ -85,7 +88,7 @@ class ImageOutcome:
         """How bad an image is: 1 for each missed, false or wrongly named implant, and 1 - IoU for each found one."""
         total = float(len(self.missed) + len(self.false))
         for implant, truth in self.matched:
-            total += 1 - iou(implant.box, truth.box)
+            total += 1 - float(iou(np.array(implant.box), np.array(truth.box)))
             total += truth.system is not None and top_system(implant) != truth.system
         return total
 
@@ -93,10 +96,3 @@ class ImageOutcome:
 def top_system(implant: Implant) -> str | None:
     """The most probable system; None without a ranking."""
     return implant.ranking.systems[0].name if implant.ranking else None
-
-
-def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Intersection over union of two boxes (x0, y0, x1, y1)."""
-    width, height = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in range(2))
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return width * height / (areas - width * height) if areas > 0 else 0.0

@@ -39,6 +39,7 @@ def _facts(metrics: dict[str, Any]) -> str:
     rows = [
         ["grouped exactly", grouping["exact"], f"of {grouping['num_implants']} implants with a detected third"],
         ["missed thirds inferred", inferred["recall"], f"of {inferred['num_missed']}"],
+        ["inferred thirds right", inferred["precision"], f"of {inferred['num_inferred']}"],
     ]
     for name, figures in (("system", metrics["systems"]), ("product line", metrics["lines"])):
         told = f"of {figures['num_implants']} found implants"
@@ -47,6 +48,7 @@ def _facts(metrics: dict[str, Any]) -> str:
             [f"{name} top-3", figures["top3"], told],
             [f"{name} in its set", figures["coverage"], f"of {figures['mean_size']:.2f} names on average"],
         ]
+    rows += [[f"{name} in its set", share, ""] for name, share in metrics["systems"]["coverage_of"].items()]
     return tabulate(rows, ["share", "", ""], "pipe", floatfmt=".3f")
 
 

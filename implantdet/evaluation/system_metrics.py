@@ -16,7 +16,7 @@ BACKGROUND = "background"
 Matched = Sequence[tuple[Implant, KnownImplant]]
 
 
-def ranking_metrics(matched: Matched) -> dict[str, dict[str, float]]:
+def ranking_metrics(matched: Matched) -> dict[str, dict[str, Any]]:
     """Top-1 and top-3 accuracy, and the conformal sets, of systems and product lines.
 
     Args:
@@ -24,8 +24,8 @@ def ranking_metrics(matched: Matched) -> dict[str, dict[str, float]]:
 
     Returns:
         ``systems`` and ``lines``, each with ``num_implants``; ``top1`` and ``top3``, where ties count against us;
-        ``coverage`` of the conformal sets, ``mean_size`` of them; ``unknown``, the share that was called unknown.
-        Shares in [0, 1]; NaN of none, or without calibration.
+        ``coverage`` of the conformal sets, ``coverage_of`` each true name, ``mean_size`` of the sets; ``unknown``, the
+        share that was called unknown. Shares in [0, 1]; NaN of none, or without calibration.
     """
     ranked = [(implant.ranking, truth) for implant, truth in matched if implant.ranking]
     return {
@@ -36,14 +36,18 @@ def ranking_metrics(matched: Matched) -> dict[str, dict[str, float]]:
 
 def _measure(
     cases: Sequence[tuple[Sequence[Candidate], tuple[str, ...] | None, bool, str]],
-) -> dict[str, float]:
+) -> dict[str, Any]:
     places = [place(candidates, truth) for candidates, _, _, truth in cases]
     sets = [(names, truth) for _, names, _, truth in cases if names is not None]
+    held: dict[str, list[bool]] = {}
+    for names, truth in sets:
+        held.setdefault(truth, []).append(truth in names)
     return {
         "num_implants": len(cases),
         "top1": _mean([found <= 1 for found in places]),
         "top3": _mean([found <= 3 for found in places]),
         "coverage": _mean([truth in names for names, truth in sets]),
+        "coverage_of": {truth: _mean(each) for truth, each in sorted(held.items())},
         "mean_size": _mean([len(names) for names, _ in sets]),
         "unknown": _mean([unknown for _, _, unknown, _ in cases]),
     }

@@ -77,7 +77,11 @@ def describe(implant: dict[str, Any]) -> list[str]:
         lines += _fit(ranking["systems"], "unknown, like " if ranking["unknown"] else "")
         lines += [f"  {line}" for line in _fit(ranking["lines"])[:1]]
         for word, sign in (("for", 1), ("against", -1)):
-            reasons = [reason for reason in ranking["systems"][0]["evidence"] if sign * reason["weight"] > 0]
+            reasons = [
+                reason
+                for reason in ranking["systems"][0]["evidence"]
+                if sign * reason["weight"] > 0 and reason["axis"] != SYSTEM  # that the whole looks so explains nothing
+            ]
             if reasons:
                 reason = max(reasons, key=lambda reason: abs(reason["weight"]))
                 said = f"{reason['axis']} {reason['value']}".replace(".", " ").replace("_", " ")

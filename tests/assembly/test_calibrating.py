@@ -14,7 +14,7 @@ BOX = (0.0, 0.0, 30.0, 90.0)
 
 
 def known(records):
-    return [list(known_implants(record, MEANINGS).values()) for record in records]
+    return [known_implants(record, MEANINGS) for record in records]
 
 
 def test_matching_is_one_to_one_with_the_largest_overlap():
@@ -76,7 +76,23 @@ def test_noise_of_boxes_is_measured_across_and_along_the_implants(turned):
         images.append((parts, image))
     found = calibrating.box_noise(images, default=0.5)
     assert found[:3] == pytest.approx(np.tile([0.12, 0.03], (3, 1)), rel=0.15)
-    assert found[3].tolist() == [0.5, 0.5]  # no whole implant was detected
+    assert found[3:].tolist() == [[0.5, 0.5]] * 2  # no whole implant was detected
+
+
+def test_whole_implants_without_a_detected_third_have_a_noise_of_their_own():
+    def image(error, parts):
+        """An upright implant whose whole box is too wide and too high by ``error`` sides of 60."""
+        boxes = {third: (0.0, 30.0 * k, 30.0, 30.0 * k + 30) for k, third in enumerate(THIRDS)}
+        implant = KnownImplant(boxes | {"system": (0.0, 0.0, 30.0, 90.0)})
+        low, high = -60 * error, 60 * error
+        return [Part("system", (low, low, 30 + high, 90 + high), 1.0), *parts], [implant]
+
+    third = Part("middle", (0.0, 30.0, 30.0, 60.0), 1.0)
+    hard = [image(0.1 if k % 2 else -0.1, []) for k in range(20)]
+    easy = [image(0.02 if k % 2 else -0.02, [third]) for k in range(20)]
+    both = calibrating.box_noise([*hard, *easy], default=0.5)
+    assert both[3:] == pytest.approx(1.4826 * np.array([[0.02] * 2, [0.1] * 2]), rel=1e-3)
+    assert calibrating.box_noise(easy, default=0.5)[4].tolist() == both[3].tolist()  # as the others, if none is known
 
 
 def test_one_part_on_the_wrong_implant_adds_no_noise():
@@ -84,7 +100,7 @@ def test_one_part_on_the_wrong_implant_adds_no_noise():
     far = Part("coronal", (0, 9, 30, 39), 1.0)
     exact = [Part("coronal", (0, 0, 30, 30), 1.0)]
     found = calibrating.box_noise([*[(exact, [implant])] * 20, ([far], [implant])], default=0.5)
-    assert found.tolist() == [[0, 0], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
+    assert found.tolist() == [[0, 0], *[[0.5, 0.5]] * 4]
 
 
 def test_an_implant_without_a_direction_tells_no_noise():
@@ -176,7 +192,7 @@ def test_calibration_end_to_end():
     predictions = [predict(record) for record in records]
     assembler = type(fitted())(CLASSES).fit(scenes(60, seed=1)).calibrate(records, predictions)
     state = assembler.state_
-    assert state.calibration.system_quantile is not None
+    assert state.calibration.system_quantiles.of_all is not None
     assert state.score_coefficients.shape == (13,)
     assert (state.miss_rates < 0.3).all()
     implants = [implant for p in predictions for implant in assembler.assemble(p)]

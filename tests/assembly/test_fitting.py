@@ -8,7 +8,7 @@ from implantdet.assembly.known import known_implants
 
 
 def known(num_images, seed=0):
-    return [list(known_implants(record, fitted().meanings).values()) for record in scenes(num_images, seed)]
+    return [known_implants(record, fitted().meanings) for record in scenes(num_images, seed)]
 
 
 def test_the_shapes_of_known_implants_are_learned():
@@ -31,7 +31,7 @@ def test_noise_widens_what_is_expected():
 
 def test_noise_along_the_implants_widens_spacings_more_than_widths():
     def spread(across, along):  # of the edges that run so
-        model, _ = fit_geometry(known(60), box_noise=np.tile([across, along], (4, 1)))
+        model, _ = fit_geometry(known(60), box_noise=np.tile([across, along], (5, 1)))
         std = np.sqrt(np.diag(np.linalg.inv(model.triple.precision[0])))
         return std[:2].mean(), std[4:6].mean()  # of spacings, of ratios of widths
 

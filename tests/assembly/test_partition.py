@@ -22,6 +22,12 @@ def cheapest(members, costs, alone):
     return best
 
 
+def test_the_greedy_answer_takes_nothing_that_costs_more_than_it_saves():
+    members = np.array([[0, 1, -1], [1, 2, -1], [2, 3, -1], [4, -1, -1], [5, -1, -1]])
+    gain = np.array([2.0, 3.0, 1.0, -1.0, 0.0])
+    assert module._greedy(members, gain).tolist() == [1]
+
+
 def total(members, costs, alone, chosen):
     used = [part for row in chosen for part in members[row] if part >= 0]
     assert len(set(used)) == len(used), "two implants share a part"

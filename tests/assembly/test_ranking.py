@@ -5,7 +5,7 @@ import pytest
 
 from implantdet.assembly.design_fit import design_fit
 from implantdet.assembly.line_table import LineTable, build_table
-from implantdet.assembly.ranking import Calibration, Ranker, conformal_set, readings_of
+from implantdet.assembly.ranking import Calibration, Ranker, conformal_sets, readings_of
 from implantdet.phantom.lines import default_lines
 from implantdet.structures import Part, Reading
 from implantdet.taxonomy import SYSTEM, default_taxonomy
@@ -148,14 +148,23 @@ def test_the_fit_is_that_of_readings_and_of_described_lines():
 
 
 def test_conformal_sets():
-    names, probabilities = ("a", "b", "c"), np.array([0.7, 0.25, 0.05])
-    assert conformal_set(names, probabilities, None) is None
-    assert conformal_set(names, probabilities, 0.8) == ("a", "b")
-    assert conformal_set(names, probabilities, 0.1) == ("a",)  # the most probable one stays
-    assert conformal_set(names, np.array([0.45, 0.45, 0.1]), 0.1) == ("a", "b")  # and what ties with it
+    names, rows = ("a", "b", "c"), np.array([[0.7, 0.25, 0.05], [0.45, 0.45, 0.1]])
+    assert conformal_sets(names, rows, None) == [None, None]
+    assert conformal_sets(names, rows, 0.8) == [("a", "b"), ("a", "b")]
+    assert conformal_sets(names, rows, 0.0) == [("a",), ("a", "b")]  # the most probable ones stay
+    assert conformal_sets(names, rows, np.array([0.0, 0.0, 0.96])) == [("a", "c"), ("a", "b", "c")]
+    assert conformal_sets(names, rows[:0], 0.8) == []
 
 
-def test_readings_of_parts_share_an_axis_with_their_rivals():
+def test_rivals_share_their_axis():
+    torn = rank(Ranker(TOY), {"middle.body": {"straight": 0.9, "tapered": 0.6}})
+    shared = rank(Ranker(TOY), {"middle.body": {"straight": 0.6, "tapered": 0.4}})
+    assert [c.probability for c in torn.systems] == pytest.approx([c.probability for c in shared.systems])
+    assert torn.fit == pytest.approx(shared.fit)
+    assert torn.systems[0].evidence[0].score == 0.9  # as the detector said
+
+
+def test_readings_of_parts_have_rivals():
     def reading(value, score):
         return Reading("middle.body", value, score, 0)
 
@@ -163,7 +172,6 @@ def test_readings_of_parts_share_an_axis_with_their_rivals():
     sure = Part("middle", box, 0.6, (reading("straight", 0.6),), (reading("tapered", 0.1),))
     assert readings_of([sure], None) == {"middle.body": {"straight": 0.6, "tapered": 0.1}}
     torn = Part("middle", box, 0.9, (reading("straight", 0.9),), (reading("tapered", 0.6), reading("straight", 0.2)))
-    shares = readings_of([torn], None)["middle.body"]
-    assert shares == {"straight": pytest.approx(0.6), "tapered": pytest.approx(0.4)}
+    assert readings_of([torn], None) == {"middle.body": {"straight": 0.9, "tapered": 0.6}}
     whole = Part("system", box, 0.8, (Reading("system", "ITI", 0.8, 1),))
     assert readings_of([], whole) == {"system": {"ITI": 0.8}}

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from implantdet.assembly.line_table import build_table
-from implantdet.assembly.ranking import Calibration, Ranker
-from implantdet.assembly.ranking_calibration import Sample, calibrate, conformal_quantile
+from implantdet.assembly.ranking import Calibration, Quantiles, Ranker
+from implantdet.assembly.ranking_calibration import Sample, calibrate, conformal_quantile, conformal_quantiles
 from implantdet.phantom.lines import default_lines
 from implantdet.taxonomy import default_taxonomy
 
@@ -30,7 +30,7 @@ def samples(count, error, seed=0, lines=LINES):
 
 
 def test_the_quantile_of_split_conformal_prediction():
-    scores = np.arange(1, 20) / 20  # 19 scores: ⌈20 · 0.9⌉ = 18
+    scores = [k / 20 for k in range(1, 20)]  # 19 scores: ⌈20 · 0.9⌉ = 18
     assert conformal_quantile(scores, 0.9) == 0.9
     assert conformal_quantile(scores[::-1], 0.9) == 0.9
     assert conformal_quantile(scores[:8], 0.9) is None  # nine would be the first to bound 90 %
@@ -50,6 +50,42 @@ def test_conformal_sets_cover_unseen_implants():
     assert systems > 0.85
     assert 0.85 < lines < 0.95
     assert np.mean([len(r.system_set) for r in rankings]) < len(TAXONOMY.systems) / 2
+
+
+def like_iti(count, seed, every=10):
+    """One implant in ``every`` is a Bego, and reads like an ITI."""
+    of_iti = [line for line in LINES if line.system == "ITI"]
+    found = samples(count, 0.2, seed, of_iti)
+    return [s._replace(system="Bego", line=None) if k % every == 0 else s for k, s in enumerate(found)]
+
+
+def test_sets_cover_a_rare_system_as_often_as_the_others():
+    ranker = Ranker(TABLE, calibrate(like_iti(800, seed=1), TABLE, 0.9))
+    unseen = like_iti(800, seed=2)
+    sets = [ranking.system_set for ranking in ranker.rank([sample.readings for sample in unseen])]
+    for system in ("Bego", "ITI"):
+        covered = [system in found for sample, found in zip(unseen, sets, strict=True) if sample.system == system]
+        assert np.mean(covered) > 0.8, system
+    assert all(sets)
+
+
+def test_a_system_too_rare_to_judge_shares_the_quantile_of_all():
+    found = conformal_quantiles([("ITI", k / 20) for k in range(1, 20)] + [("Bego", 1.0)] * 8, 0.9)
+    assert found == Quantiles(1.0, {"ITI": 0.9})  # of all 27, the 26th; nine would be the first to bound 90 %
+    assert found.of(["Bego", "ITI", "new"]).tolist() == [1.0, 0.9, 1.0]
+    assert conformal_quantiles([("ITI", 0.5)], 0.9) == Quantiles()
+    assert Quantiles().of(["ITI"]) is None
+
+
+def test_probabilities_of_systems_are_as_large_as_their_shares():
+    unseen = like_iti(800, seed=2, every=3)
+    means = []
+    for calibration in (calibrate(like_iti(800, seed=1, every=3), TABLE, 0.9), Calibration()):
+        rankings = Ranker(TABLE, calibration).rank([sample.readings for sample in unseen])
+        found = [next(c.probability for c in r.systems if c.name == "Bego") for r in rankings]
+        means.append(np.mean(found))
+    assert means[0] == pytest.approx(1 / 3, abs=0.02)
+    assert means[1] < 0.2  # what the table alone says
 
 
 def test_few_patients_do_not_promise_too_much():
@@ -91,7 +127,7 @@ def test_lines_without_labels_get_no_set():
     unlabelled = [sample._replace(line=None) for sample in samples(100, 0.1)]
     calibration = calibrate(unlabelled, TABLE, 0.9)
     assert calibration.line_quantile is None
-    assert calibration.system_quantile is not None
+    assert calibration.system_quantiles.of_all is not None
 
 
 def test_unseen_systems_fit_worse():

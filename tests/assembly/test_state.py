@@ -79,7 +79,7 @@ def test_before_calibration_nothing_is_unknown(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "version 1, expected 3; fit the assembler again"),
+        ({"version": 1}, "version 1, expected 4; fit the assembler again"),
         ({"format": "pickle"}, "expected the state of a part assembler"),
         ({"thing_classes": ["Bego"]}, "other classes"),
         ({"pairs": [[1.0]]}, "damaged"),

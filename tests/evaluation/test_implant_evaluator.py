@@ -77,7 +77,7 @@ def test_perfect_detections_become_perfect_implants(assembler, tmp_path, caplog)
     }
     assert (implants["systems"]["top1"], implants["systems"]["num_implants"]) == (1, 12)
     assert sum(map(sum, implants["system_confusion"]["confusion"])) == 12
-    assert implants["inferred"] == {"recall": None, "num_missed": 0}
+    assert implants["inferred"] == {"recall": None, "precision": None, "num_missed": 0, "num_inferred": 0}
     for line in (
         "| detected whole | by system",
         "| assembled      | any system",
@@ -109,13 +109,14 @@ def test_sizes_in_millimetres_come_from_either_scale(assembler, tmp_path):
 
 def test_parts_alone_are_assembled_and_lost_thirds_inferred(assembler, tmp_path):
     """Annotations of an implant: three thirds, then the whole. Without wholes, and without every other apex."""
-    evaluate(assembler, tmp_path, keep=lambda index: index % 4 != 3 and index % 8 != 2)
+    evaluate(assembler, tmp_path, keep=lambda index: index % 4 != 3 and index % 8 != 2, score=1.0)
     implants = read(tmp_path)["implants"]
     assert implants["stage1"]["any_system"]["AP"] == 0
     assert implants["stage2"]["any_system"]["AP50"] == pytest.approx(100)
     assert implants["grouping"]["exact"] == 1
     assert implants["inferred"]["num_missed"] == 8  # the first implant of each of the eight images
     assert implants["inferred"]["recall"] >= 0.75
+    assert implants["inferred"]["num_inferred"] == 8
     assert implants["axes"]["apical.apex"]["confusion"] == [[4, 8], [0, 0]]
 
 
@@ -125,7 +126,7 @@ def test_a_model_that_finds_nothing(assembler, tmp_path):
     assert math.isnan(flat["implants"]["exact_grouping"])
     implants = read(tmp_path)["implants"]  # valid JSON, without NaN
     assert implants["grouping"]["exact"] is None
-    assert implants["inferred"] == {"recall": 0, "num_missed": 36}
+    assert implants["inferred"] == {"recall": 0, "precision": None, "num_missed": 36, "num_inferred": 0}
     assert [row[-1] for row in implants["system_confusion"]["confusion"]] == [0, 6, 6, 0, 0]  # all are missed
 
 

@@ -1,7 +1,7 @@
 import pytest
 from implant_outcomes import complete, found, known, outcome, part, ranking
 
-from implantdet.evaluation.implant_matching import iou, top_system
+from implantdet.evaluation.implant_matching import top_system
 
 
 def test_pairs_are_one_to_one_and_overlap_by_half():
@@ -45,12 +45,6 @@ def test_error_by_hand():
     assert outcome([shifted], [known(0, "Bego")]).error == pytest.approx(1 + 1 - 15 / 25)
     assert outcome([shifted], [known(0, None)]).error == pytest.approx(1 - 15 / 25)
     assert outcome([found(3, complete(3, 0))], [known(0), known(1)]).error == 3
-
-
-def test_iou_of_boxes_by_hand():
-    assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(2 / 6)
-    assert iou((0, 0, 1, 1), (5, 5, 6, 6)) == 0
-    assert iou((3, 3, 3, 3), (3, 3, 3, 3)) == 0
 
 
 def test_top_system_is_the_first():

@@ -66,6 +66,8 @@ def test_ap_of_perfect_implants_with_and_without_their_system():
     assert math.isnan(metrics["any_system"]["APs"])
     assert metrics["by_system"]["per_class"]["ITI"]["num_annotations"] == 2
     assert metrics["any_system"]["D-ECE"] == pytest.approx(10)  # scores of 0.9, and all are right
+    # An ITI of 0.9 × 0.9; that it might be a Bego of 0.9 × 0.1 counts for the AP alone.
+    assert metrics["by_system"]["D-ECE"] == pytest.approx(19)
 
 
 def test_a_wrong_system_costs_the_ap_by_system_only():
@@ -125,8 +127,14 @@ def test_recall_of_inferred_thirds_by_hand():
     near, far = inferred(0, "apical", shift=5.0), inferred(1, "apical", shift=12.0)  # IoU 15/25 and 8/32
     implants = [found(0, [*complete(0, 0)[:2], near]), found(1, [*complete(1, 2)[:2], far])]
     truth = [known(0), known(1)]
-    assert inferred_recall([outcome(implants, truth)]) == {"recall": 0.5, "num_missed": 2}
-    assert inferred_recall([outcome([], truth[:1])]) == {"recall": 0.0, "num_missed": 3}
+    result = inferred_recall([outcome(implants, truth)])
+    assert result == {"recall": 0.5, "precision": 0.5, "num_missed": 2, "num_inferred": 2}
+    doubted = [found(0, [*complete(0, 0)[:2], near], score=0.4), implants[1]]
+    result = inferred_recall([outcome(doubted, truth)])
+    assert result == {"recall": 0.0, "precision": 0.0, "num_missed": 2, "num_inferred": 1}
+    nothing = inferred_recall([outcome([], truth[:1])])
+    assert (nothing["recall"], nothing["num_missed"], nothing["num_inferred"]) == (0.0, 3, 0)
+    assert math.isnan(nothing["precision"])
     # A detection in no implant is still a detection: there was nothing to infer.
     left_over = outcome(implants[:1], truth[:1], [part(0, "apical", 9)])
     assert math.isnan(inferred_recall([left_over])["recall"])

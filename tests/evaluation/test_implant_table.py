@@ -1,7 +1,8 @@
 from implantdet.evaluation.implant_table import implant_table
 
 COCO = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "D-ECE"), 50.0)
-RANKED = {"num_implants": 7, "top1": 0.75, "top3": 1.0, "coverage": 0.9, "mean_size": 1.25, "unknown": 0.0}
+RANKED = {"num_implants": 7, "top1": 0.75, "top3": 1.0, "unknown": 0.0}
+RANKED |= {"coverage": 0.9, "coverage_of": {"Bego": 0.875}, "mean_size": 1.25}
 
 
 def metrics(stage1):
@@ -9,7 +10,7 @@ def metrics(stage1):
         "stage1": stage1,
         "stage2": {"by_system": None, "any_system": COCO | {"AP": 61.5}, "fps": 3.0},
         "grouping": {"exact": 0.96, "num_implants": 25},
-        "inferred": {"recall": float("nan"), "num_missed": 0},
+        "inferred": {"recall": float("nan"), "precision": 0.375, "num_missed": 0, "num_inferred": 8},
         "axes": {"coronal.level": {"accuracy": 0.5, "balanced_accuracy": 0.25}},
         "systems": RANKED,
         "lines": RANKED | {"top1": 0.125},
@@ -37,6 +38,8 @@ def test_shares_axes_and_confusion_are_told():
     for row in (
         ["grouped exactly", "0.960", "of 25 implants with a detected third"],
         ["missed thirds inferred", "nan", "of 0"],
+        ["inferred thirds right", "0.375", "of 8"],
+        ["Bego in its set", "0.875", ""],
         ["system top-1", "0.750", "of 7 found implants"],
         ["product line top-1", "0.125", "of 7 found implants"],
         ["system in its set", "0.900", "of 1.25 names on average"],

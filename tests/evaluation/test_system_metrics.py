@@ -33,6 +33,7 @@ def test_top_accuracies_sets_and_unknown_by_hand():
         "top1": pytest.approx(1 / 4),
         "top3": pytest.approx(3 / 4),
         "coverage": pytest.approx(2 / 3),
+        "coverage_of": {"Bicon": 0.0, "ITI": 1.0, "other": 1.0},
         "mean_size": pytest.approx(7 / 3),
         "unknown": pytest.approx(1 / 4),
     }
@@ -52,6 +53,7 @@ def test_product_lines_are_measured_alike():
 def test_nothing_found_is_nan():
     result = ranking_metrics([])["systems"]
     assert result.pop("num_implants") == 0
+    assert result.pop("coverage_of") == {}
     assert all(math.isnan(value) for value in result.values())
 
 

@@ -16,7 +16,12 @@ def part(third, box, std=None):
 
 
 def implant(**changes):
-    evidence = (("coronal.level", "tissue", 2.0), ("apical.apex", "flat", -0.7), ("middle.body", "straight", 0.1))
+    evidence = (
+        ("system", "ITI", 3.0),  # is no reason: what is written names designs
+        ("coronal.level", "tissue", 2.0),
+        ("apical.apex", "flat", -0.7),
+        ("middle.body", "straight", 0.1),
+    )
     ranking = {
         "systems": [candidate("ITI", 0.934, *evidence), candidate("Bego", 0.06), candidate("Bicon", 0.006)],
         "lines": [candidate("ITI TL S", 0.9)],
