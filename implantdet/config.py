@@ -67,6 +67,11 @@ def _add_part_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PART_HEAD.CLASS_WEIGHTS = []  # > 0, one per category, for the weighting `given`
     cfg.MODEL.PART_HEAD.EFFECTIVE_NUMBER_BETA = 0.999  # in [0, 1); 0: all alike, towards 1: inverse frequency
     cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA = 0.0  # width of the Gaussian of Soft-NMS, in IoU², > 0; 0: ordinary NMS
+    # A detection gets the mean box of the candidates of its category that overlap with it from this IoU on, in [0, 1];
+    # with TEST.AUG, also the mean score over the versions. 0: the best candidate's box and score.
+    cfg.MODEL.PART_HEAD.BOX_VOTING_IOU = 0.0
+    # Share of the RPN's objectness in a score: its power, against the rest for the head's probability, in [0, 1).
+    cfg.MODEL.PART_HEAD.OBJECTNESS_WEIGHT = 0.0
     # With TEST.AUG.ENABLED, --eval-only and the second stage see each image in several versions; also turned by 90°?
     cfg.TEST.AUG.ROT90 = False
 

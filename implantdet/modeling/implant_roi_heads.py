@@ -28,52 +28,44 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads, StandardROIHeads
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
 from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 
 from implantdet.modeling.multi_label import CategoryTable, multi_label_targets
 from implantdet.modeling.part_predictor import PartPredictor
-from implantdet.modeling.soft_nms import soft_nms
+from implantdet.modeling.uniting import Uniter
 
-_SOFT_NMS_CANDIDATES = 1000  # best detections of an image that Soft-NMS looks at; its time grows with their square
+CANDIDATES = 2000  # best ones of an image that are united, where Detectron2's own NMS is not enough
 
 
 class _PartLabels(ROIHeads):
-    """What the plain and the cascade heads share: multi-label targets and Soft-NMS.
+    """What the plain and the cascade heads share: multi-label targets, Soft-NMS and box voting.
 
     Args:
         train_datasets: registered training sets; their metadata say which axis a category answers.
-        soft_nms_sigma: width of the Gaussian of Soft-NMS; 0: ordinary NMS.
-        score_thresh: score that a detection must exceed after Soft-NMS.
-        topk_per_image: number of detections that Soft-NMS keeps.
+        uniter: how candidates become detections; None: by Detectron2's own NMS.
+        proposal_append_gt: whether annotated boxes are proposals, too, in training. Each is one, however many
+            categories stand on it: its copies would take the place of others.
         **kwargs: of Detectron2's heads.
-
-    Raises:
-        ValueError: ``soft_nms_sigma`` is negative.
     """
 
     def __init__(
         self,
         *,
         train_datasets: Sequence[str] = (),
-        soft_nms_sigma: float = 0.0,
-        score_thresh: float = 0.05,
-        topk_per_image: int = 100,
+        uniter: Uniter | None = None,
+        proposal_append_gt: bool = True,
         **kwargs: Any,
     ) -> None:
-        if soft_nms_sigma < 0:
-            raise ValueError(
-                f"MODEL.PART_HEAD.SOFT_NMS_SIGMA must be above 0, or 0 for ordinary NMS; found {soft_nms_sigma}"
-            )
-        super().__init__(**kwargs)
+        super().__init__(proposal_append_gt=False, **kwargs)
         self.train_datasets = train_datasets
-        self.soft_nms_sigma = soft_nms_sigma
-        self.score_thresh = score_thresh
-        self.topk_per_image = topk_per_image
-        if soft_nms_sigma > 0:  # which sees what the predictors' own NMS would drop
+        self.append_distinct_gt = proposal_append_gt
+        self.uniter = uniter
+        if uniter is not None:  # it sees what the predictors' own NMS would drop
             for predictor in self.modules():
                 if isinstance(predictor, FastRCNNOutputLayers):
-                    predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, _SOFT_NMS_CANDIDATES
+                    predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, CANDIDATES
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -90,9 +82,7 @@ class _PartLabels(ROIHeads):
             )
         return super().from_config(cfg, input_shape) | {
             "train_datasets": cfg.DATASETS.TRAIN,
-            "soft_nms_sigma": cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA,
-            "score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-            "topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "uniter": Uniter.from_config(cfg),
         }
 
     @cached_property
@@ -104,6 +94,8 @@ class _PartLabels(ROIHeads):
 
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         """Sample as Detectron2 does, then label each sampled proposal with all its categories."""
+        if self.append_distinct_gt:
+            proposals = add_ground_truth_to_proposals([_distinct(each.gt_boxes) for each in targets], proposals)
         sampled = super().label_and_sample_proposals(proposals, targets)
         return self._add_labels(sampled, targets, self.proposal_matcher)
 
@@ -123,11 +115,17 @@ class _PartLabels(ROIHeads):
 
     def _forward_box(self, *args: Any, **kwargs: Any) -> Any:
         output = super()._forward_box(*args, **kwargs)
-        if self.training or self.soft_nms_sigma == 0:
+        if self.training or not self.uniter:
             return output
-        return [
-            soft_nms(instances, self.soft_nms_sigma, self.score_thresh, self.topk_per_image) for instances in output
-        ]
+        return [self.uniter([instances]) for instances in output]
+
+
+def _distinct(boxes: Boxes) -> Boxes:
+    """Boxes in their order, each once."""
+    unique, which = boxes.tensor.unique(dim=0, return_inverse=True)
+    places = torch.arange(len(boxes), device=which.device)
+    first = places.new_full((len(unique),), len(boxes)).scatter_reduce(0, which, places, "amin")
+    return boxes[first.sort().values]
 
 
 @ROI_HEADS_REGISTRY.register()

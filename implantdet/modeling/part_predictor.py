@@ -40,6 +40,9 @@ class PartPredictor(FastRCNNOutputLayers):
         given_class_weights: one per category, for the weighting ``given``.
         effective_number_beta: for the weighting ``effective_number``.
         train_datasets: registered datasets whose annotations are counted for the weights, when training begins.
+        objectness_weight: share of the proposal's objectness o in the score of a category that has the probability p,
+            p^(1 - share) · o^share, in [0, 1); of a cascade, in its first stage. A proposal that lies well is likelier
+            to have a high one.
         **kwargs: of ``FastRCNNOutputLayers``.
 
     Raises:
@@ -59,8 +62,13 @@ class PartPredictor(FastRCNNOutputLayers):
         given_class_weights: Sequence[float] = (),
         effective_number_beta: float = 0.999,
         train_datasets: Sequence[str] = (),
+        objectness_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        if not 0 <= objectness_weight < 1:
+            raise ValueError(
+                f"MODEL.PART_HEAD.OBJECTNESS_WEIGHT: found {objectness_weight}, expected a number in [0, 1)"
+            )
         if loss not in LOSSES:
             raise ValueError(f"MODEL.PART_HEAD.LOSS: found {loss!r}, expected one of {', '.join(LOSSES)}")
         if class_weighting not in CLASS_WEIGHTINGS:
@@ -90,6 +98,7 @@ class PartPredictor(FastRCNNOutputLayers):
             )
         super().__init__(input_shape, use_sigmoid_ce=multi_label, **kwargs)
         self.multi_label = multi_label
+        self.objectness_weight = objectness_weight
         self.elementwise = partial(F.binary_cross_entropy_with_logits, reduction="none")
         self.is_focal = loss == "focal"
         if self.is_focal:
@@ -122,7 +131,19 @@ class PartPredictor(FastRCNNOutputLayers):
             "given_class_weights": cfg.MODEL.PART_HEAD.CLASS_WEIGHTS,
             "effective_number_beta": cfg.MODEL.PART_HEAD.EFFECTIVE_NUMBER_BETA,
             "train_datasets": cfg.DATASETS.TRAIN,
+            "objectness_weight": cfg.MODEL.PART_HEAD.OBJECTNESS_WEIGHT,
         }
+
+    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
+        """[R, K + 1] scores of the proposals of every image; the last column means nothing here."""
+        share = self.objectness_weight
+        return [
+            # What a cascade has moved is no proposal of the RPN any more.
+            probs ** (1 - share) * proposal.objectness_logits.sigmoid()[:, None] ** share
+            if share and proposal.has("objectness_logits")
+            else probs
+            for probs, proposal in zip(super().predict_probs(predictions, proposals), proposals, strict=True)
+        ]
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """The classification loss that was asked for, and Detectron2's loss of the boxes.

@@ -15,7 +15,7 @@ from fvcore.transforms import HFlipTransform, TransformList, VFlipTransform
 from torch import Tensor, nn
 
 from implantdet.data.augmentation import SmoothResizeShortestEdge, SmoothResizeTransform
-from implantdet.modeling.soft_nms import soft_nms
+from implantdet.modeling.uniting import Uniter
 
 _UNDO_ON_MASK = {
     HFlipTransform: lambda masks: masks.flip(3),
@@ -76,9 +76,9 @@ def _turn(version: dict[str, Any], quarter: bool, horizontal: bool, vertical: bo
 class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
     """A detector that looks at each image in all versions of ``SymmetryTTA`` and unites what it finds.
 
-    Detections are united category by category, so several categories on one box stay several detections: by NMS or,
-    with ``MODEL.PART_HEAD.SOFT_NMS_SIGMA``, by Soft-NMS, once over what all versions found. Masks are averaged over the
-    versions.
+    Detections are united category by category, so several categories on one box stay several detections: by NMS or, as
+    ``MODEL.PART_HEAD`` asks for it, by a ``Uniter``, once over the candidates of all versions. Masks are averaged over
+    the versions.
 
     Args:
         cfg: with the keys of ``add_implantdet_config``; ``TEST.AUG`` is read.
@@ -88,23 +88,28 @@ class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
 
     def __init__(self, cfg: CfgNode, model: nn.Module, batch_size: int = 4) -> None:
         super().__init__(cfg, model, SymmetryTTA(cfg), batch_size)
+        self.uniter = Uniter.from_config(cfg)
 
-    def _get_augmented_boxes(self, *args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        # A score that every version had decayed already would be decayed twice.
-        with self._turn_off_roi_heads(["soft_nms_sigma"]):
-            return super()._get_augmented_boxes(*args)
+    def _get_augmented_boxes(self, augmented_inputs: list[dict[str, Any]], tfms: list[TransformList]) -> Any:
+        if self.uniter is None:
+            return super()._get_augmented_boxes(augmented_inputs, tfms)
+        with self._turn_off_roi_heads(["uniter"]):  # what is united per version would be united twice
+            found = self._batch_inference(augmented_inputs)
+        boxes = [
+            torch.from_numpy(transforms.inverse().apply_box(output.pred_boxes.tensor.cpu().numpy()))
+            for output, transforms in zip(found, tfms, strict=True)
+        ]
+        return boxes, [output.scores for output in found], [output.pred_classes for output in found]
 
-    def _merge_detections(
-        self, all_boxes: Tensor, all_scores: list[Tensor], all_classes: list[Tensor], shape_hw: tuple[int, int]
-    ) -> Instances:
-        sigma = self.cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA
-        if sigma == 0:
+    def _merge_detections(self, all_boxes: Any, all_scores: Any, all_classes: Any, shape_hw: tuple[int, int]) -> Any:
+        if self.uniter is None:
             return super()._merge_detections(all_boxes, all_scores, all_classes, shape_hw)
-        united = Instances(shape_hw, pred_boxes=Boxes(all_boxes))
-        united.pred_boxes.clip(shape_hw)
-        united.scores = torch.tensor(all_scores, device=all_boxes.device)
-        united.pred_classes = torch.tensor(all_classes, dtype=torch.long, device=all_boxes.device)
-        return soft_nms(united, sigma, self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, self.cfg.TEST.DETECTIONS_PER_IMAGE)
+        versions = []
+        for boxes, scores, classes in zip(all_boxes, all_scores, all_classes, strict=True):
+            version = Instances(shape_hw, pred_boxes=Boxes(boxes.to(scores)), scores=scores, pred_classes=classes)
+            version.pred_boxes.clip(shape_hw)
+            versions.append(version)
+        return self.uniter(versions)
 
     def _reduce_pred_masks(self, outputs: list[Instances], tfms: list[TransformList]) -> Tensor:
         turned_back = []

@@ -67,12 +67,6 @@ def test_per_positive_divides_by_the_proposals_that_are_something():
     torch.testing.assert_close(loss, sigmoid_focal_loss(logits, targets, 0.25, 2.0, "sum") / number)
 
 
-def test_without_focus_and_balance_focal_is_binary_cross_entropy():
-    case = random_case()
-    plain = partial(sigmoid_focal_loss, alpha=-1, gamma=0.0, reduction="none")
-    torch.testing.assert_close(multi_label_loss(*case, plain), multi_label_loss(*case, BCE))
-
-
 def test_softmax_by_hand():
     # Probabilities 3/4 and 1/4 (background). Loss: category −w ln 3/4, background −ln 1/4, over two proposals.
     logits = torch.tensor([[LOG3, 0.0], [LOG3, 0.0]])

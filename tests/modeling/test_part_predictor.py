@@ -9,6 +9,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.ops import sigmoid_focal_loss
 
 from implantdet.config import add_implantdet_config
 from implantdet.modeling.part_predictor import PartPredictor
@@ -100,6 +102,21 @@ def test_found_labels_are_logged_by_hand():
     assert logged == {"fast_rcnn/label_recall": pytest.approx(1 / 2), "fast_rcnn/label_precision": pytest.approx(1 / 3)}
 
 
+@pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (0.0, 0.5), (1.5, 0.9), (0.0, -1.0)])
+def test_focal_is_torchvisions_over_the_proposals_that_are_something(gamma, alpha):
+    torch.manual_seed(0)
+    box_predictor = predictor(loss="focal", focal_gamma=gamma, focal_alpha=alpha)
+    torch.nn.init.normal_(box_predictor.cls_score.weight)
+    features, proposals = torch.randn(5, CHANNELS), single_label_proposals([0, 1, CLASSES, 3, CLASSES])
+    proposals.gt_labels[0, 2] = 1  # two categories on one box
+    loss = losses_of(box_predictor, features, [proposals])["loss_cls"]
+    logits = box_predictor(features)[0][:, :-1]
+    torch.testing.assert_close(loss, sigmoid_focal_loss(logits, proposals.gt_labels, alpha, gamma, "sum") / 3)
+    if gamma == 0 and alpha < 0:  # without focus and balance
+        expected = binary_cross_entropy_with_logits(logits, proposals.gt_labels, reduction="sum") / 3
+        torch.testing.assert_close(loss, expected)
+
+
 def test_focal_counts_proposals_that_are_something_by_hand():
     # Probabilities 3/4 everywhere, no focus, no balance. One of two proposals is something, of one category:
     # −ln 3/4 − 7 · ln 1/4, over that one.
@@ -187,6 +204,7 @@ def test_an_untrained_predictor_finds_little():
         ({"focal_alpha": 1.5}, r"FOCAL_ALPHA 1\.5; expected"),
         ({"effective_number_beta": 1.0}, r"EFFECTIVE_NUMBER_BETA: found 1\.0, expected a number in \[0, 1\)"),
         ({"given_class_weights": (9.0, 9.0, 9.0)}, "CLASS_WEIGHTING 'none' does not read them"),
+        ({"objectness_weight": 1.0}, r"OBJECTNESS_WEIGHT: found 1\.0, expected a number in \[0, 1\)"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):

@@ -123,12 +123,16 @@ def test_two_categories_on_one_box_stay_two_detections(cfg):
     assert found.image_size == (HEIGHT, WIDTH)
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.5])
-def test_one_version_finds_what_the_detector_finds(tiny_cfg, sigma):
-    """No score is lowered twice, by the heads and when versions are united."""
+UNITED = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.4), (0.5, 0.4)]  # widths of Soft-NMS, and IoU of the votes
+
+
+@pytest.mark.parametrize(("sigma", "voting_iou"), UNITED)
+def test_one_version_finds_what_the_detector_finds(tiny_cfg, sigma, voting_iou):
+    """No score is lowered twice, by the heads and when versions are united, and nobody votes twice."""
     cfg = tiny_cfg(
         *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
-        *("MODEL.PART_HEAD.SOFT_NMS_SIGMA", sigma, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-6, "MODEL.MASK_ON", False),
+        *("MODEL.PART_HEAD.SOFT_NMS_SIGMA", sigma, "MODEL.PART_HEAD.BOX_VOTING_IOU", voting_iou),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-6, "MODEL.MASK_ON", False),
         *("TEST.AUG.MIN_SIZES", (HEIGHT,), "TEST.AUG.FLIP", False),
     )
     torch.manual_seed(0)
@@ -151,9 +155,24 @@ def test_versions_are_united_by_soft_nms(cfg):
     assert set(found.pred_classes.tolist()) == {1, 3}
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.5])
-def test_nothing_found_is_no_error(cfg, sigma):
-    cfg = changed(cfg, "MODEL.PART_HEAD.SOFT_NMS_SIGMA", sigma)
+def test_voting_takes_the_mean_over_the_versions(cfg):
+    """An image of half the size, of which the model sees nothing, halves the scores."""
+
+    class FarSighted(Oracle):
+        def inference(self, batched_inputs, *args, **kwargs):
+            found = super().inference(batched_inputs, *args, **kwargs)
+            return [each[: 0 if max(each.image_size) <= WIDTH else None] for each in found]
+
+    options = ("MODEL.PART_HEAD.BOX_VOTING_IOU", 0.4, "TEST.AUG.MIN_SIZES", (HEIGHT, 2 * HEIGHT))
+    found = ImplantRCNNWithTTA(changed(cfg, *options), FarSighted())([painted()])[0]["instances"]
+    assert found.pred_classes.tolist() == [1, 3]
+    assert found.scores.tolist() == pytest.approx([0.45, 0.4])
+    np.testing.assert_allclose(found.pred_boxes.tensor.numpy(), [BOX, BOX], atol=0.51)
+
+
+@pytest.mark.parametrize(("sigma", "voting_iou"), UNITED)
+def test_nothing_found_is_no_error(cfg, sigma, voting_iou):
+    cfg = changed(cfg, "MODEL.PART_HEAD.SOFT_NMS_SIGMA", sigma, "MODEL.PART_HEAD.BOX_VOTING_IOU", voting_iou)
     empty = painted() | {"image": torch.zeros(1, HEIGHT, WIDTH)}
     assert len(ImplantRCNNWithTTA(cfg, Oracle())([empty])[0]["instances"]) == 0
 
