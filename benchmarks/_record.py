@@ -45,10 +45,10 @@ def write_result(name: str, payload: dict[str, Any]) -> Path:
 
 def _record() -> dict[str, Any]:
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": git("rev-parse", "HEAD"),
         # Results that other benchmarks have just written do not count as changes.
         "uncommitted_changes": bool(
-            _git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)benchmarks/results")
+            git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)benchmarks/results")
         ),
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -63,7 +63,8 @@ def _record() -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """What git says of this repository."""
     result = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     return result.stdout.strip()
 

@@ -9,11 +9,13 @@ of the fold, probe the features on its validation images, fine-tune on the label
 validate. What is finished in OUT is skipped, and what was interrupted goes on from its last checkpoint: so
 --minutes 60, again and again, gets there too. What is finished is written to ``results/<--name>.json``: every run,
 means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed). Runs that are in that file
-already, of the same lengths and size, are taken from it: so one machine can add seeds to what another has measured.
-Random weights are taken whatever the length of the pre-training.
+already, of the same lengths and size, stay and are not trained again: so one machine can add seeds to what another has
+measured, at the commit that the file names for each of them. Random weights are taken whatever the length of the
+pre-training. A training that fails, as by a collapse, is listed, and the others go on.
 
---size tiny (ViT-Ti) is for CPUs: it pre-trains on crops of 128 px, probes at 224 px, and fine-tunes by
-configs/opg_vit_tiny.yaml or, for parts, configs/idd_tiny.yaml; base (ViT-B, 416 px) takes the configs as they are.
+--size tiny (ViT-Ti) is for CPUs: it pre-trains all inits on crops of 128 px (to the letter of the paper mde_paper would
+see whole images at half the scale of the detector), probes at 224 px, and fine-tunes by configs/opg_vit_tiny.yaml or,
+for parts, configs/idd_tiny.yaml; base (ViT-B, 416 px) takes the configs as they are.
 --smoke proves that the script runs.
 """
 
@@ -27,13 +29,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from _paired import paired_difference
-from _record import RESULTS, write_result
+from _record import RESULTS, git, write_result
 
 from implantdet.data.idd import load_folds, load_idd, write_json
 
@@ -58,7 +61,7 @@ PRETRAIN = {
     "base": (),
     "tiny": (
         *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 128, "INPUT.MIN_SIZE_TEST", 224),
-        *("MODEL.MIM.EMA_DECAY", 0.99, "DATALOADER.NUM_WORKERS", 1),
+        *("INPUT.MIN_CROP_AREA", 0.2, "MODEL.MIM.EMA_DECAY", 0.99, "DATALOADER.NUM_WORKERS", 1),
         *("SOLVER.IMS_PER_BATCH", 16, "SOLVER.BASE_LR", 5e-4, "SOLVER.AMP.ENABLED", False, *_SMALL_DECODER),
     ),
     "smoke": (
@@ -99,17 +102,23 @@ class OutOfTimeError(Exception):
     """--minutes are over."""
 
 
+class FailedTrainingError(Exception):
+    """train_net.py ended with an error; its last words are the message."""
+
+
 class Runs:
-    """Runs train_net.py in folders of their own, each to its end once."""
+    """Runs train_net.py in folders of their own, each to its end once; ``done`` holds the commit that it ran at."""
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
+        self.commit = git("rev-parse", "HEAD")
 
     def train(self, run: Path, config: str, options: tuple[object, ...]) -> Path:
         """Train unless it is done; an interrupted training is resumed.
 
         Raises:
             OutOfTimeError: the deadline came first.
+            FailedTrainingError: the training failed.
         """
         if (run / "done").exists():
             return run
@@ -127,7 +136,10 @@ class Runs:
                 )  # fmt: skip
             except subprocess.TimeoutExpired as error:
                 raise OutOfTimeError from error
-        (run / "done").touch()
+            except subprocess.CalledProcessError as error:
+                words = (run / "console.txt").read_text(encoding="utf-8").split("\n")
+                raise FailedTrainingError(next((line for line in reversed(words) if line), str(error))) from error
+        (run / "done").write_text(self.commit, encoding="utf-8")
         return run
 
 
@@ -195,7 +207,7 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
     written = {kind: read_json(pretrained / f"{kind}.json").get(kind, {}) for kind in ("features", "reconstruction")}
     yield (
         record
-        | {"labels": 0.0}
+        | {"labels": 0.0, "commit": (pretrained / "done").read_text(encoding="utf-8")}
         | {f"{kind}_{key}": value for kind, found in written.items() for key, value in found.items()}
     )
     config, finetune = FINETUNE[args.size][has_parts(data)]
@@ -222,7 +234,8 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
             *(*length, "SOLVER.EVAL_EPOCHS", args.finetune_epochs / share),
         )
         run = runs.train(out / f"labels_{share:g}", config, options)
-        yield record | {"labels": share} | detection_metrics(read_json(run / "results.json")["bbox"]) | losses(run)
+        record |= {"labels": share, "commit": (run / "done").read_text(encoding="utf-8")}
+        yield record | detection_metrics(read_json(run / "results.json")["bbox"]) | losses(run)
 
 
 def has_parts(data: Path) -> bool:
@@ -263,7 +276,7 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For every dataset, share of labels and metric: means, deviations, and paired differences of the inits."""
     by_key: dict[tuple[str, float, str], dict[str, dict[tuple[int, int], float]]] = {}
     for record in records:
-        for metric in record.keys() - {"dataset", "init", "fold", "seed", "labels"}:
+        for metric in record.keys() - {"dataset", "init", "fold", "seed", "labels", "commit"}:
             inits = by_key.setdefault((record["dataset"], record["labels"], metric), {})
             inits.setdefault(record["init"], {})[record["fold"], record["seed"]] = record[metric]
     summary = []
@@ -279,6 +292,14 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
             {"dataset": dataset, "labels": labels, "metric": metric, "inits": means, "differences": differences}
         )
     return summary
+
+
+def all_alike(keys: Iterable[RunKey]) -> bool:
+    """Whether every dataset has the same runs in every fold with every seed."""
+    of_pair: dict[str, dict[tuple[int, int], set[tuple[str, float]]]] = {}
+    for dataset, init, fold, seed, labels in keys:
+        of_pair.setdefault(dataset, {}).setdefault((fold, seed), set()).add((init, labels))
+    return all(len(set(map(frozenset, pairs.values()))) == 1 for pairs in of_pair.values())
 
 
 def variants(args: argparse.Namespace) -> list[Variant]:
@@ -343,24 +364,28 @@ def main() -> None:
     args = parse()
     runs = Runs(time.monotonic() + 60 * args.minutes)
     known = {} if args.smoke else recorded(args)
-    records: list[dict[str, Any]] = []
-    is_complete = True
+    records: dict[RunKey, dict[str, Any]] = dict(known)
+    failed: list[dict[str, Any]] = []
     # Seeds and folds outermost: an unfinished comparison has all inits of the pairs that are done.
     for seed, fold, data, variant in itertools.product(args.seeds, args.folds, args.data, variants(args)):
         keys = [(data.resolve().name, variant.name, fold, seed, share) for share in (0.0, *args.labels)]
         if known.keys() >= set(keys):
-            records.extend(known[key] for key in keys)
             continue
-        try:
-            records.extend(run_one(runs, args, data.resolve(), variant, fold, seed))
-        except OutOfTimeError:
-            is_complete = False  # later ones may be recorded already
+        with suppress(OutOfTimeError):  # later ones may be finished already
+            try:
+                for record in run_one(runs, args, data.resolve(), variant, fold, seed):
+                    records[key_of(record)] = record
+            except FailedTrainingError as error:
+                which = {"dataset": data.resolve().name, "init": variant.name, "fold": fold, "seed": seed}
+                failed.append(which | {"error": str(error)})
     settings = {key: [str(x) for x in value] if key == "data" else value for key, value in vars(args).items()}
     settings |= {"out": str(args.out), "minutes": None if math.isinf(args.minutes) else args.minutes}
-    write_result(
-        args.name, {"settings": settings, "complete": is_complete, "summary": summarise(records), "runs": records}
-    )
-    print("complete" if is_complete else "the time is over; the same command goes on")
+    settings |= {"seeds": sorted({seed for *_, seed, _ in records}), "folds": sorted({key[2] for key in records})}
+    is_complete = all_alike(records)
+    found = list(records.values())
+    payload = {"settings": settings, "complete": is_complete, "failed": failed, "summary": summarise(found)}
+    write_result(args.name, payload | {"runs": found})
+    print("complete" if is_complete else "not complete; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/mim_figure4.py output/pretrain_mae output/pretrain_mde
 
-Takes OUTPUT_DIRs of finished pre-trainings that have the same DATASETS.TEST and mask ratio. Both models get the same
-masks. Writes ``results/mim_figure4.json`` and ``mim_figure4.png``.
+Takes OUTPUT_DIRs of finished pre-trainings that have the same DATASETS.TEST. Both models get the same masks. Writes
+``results/mim_figure4.json`` and ``mim_figure4.png``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/mim_gpu.py --peak-tflops 989 [--config pretrain_mde.yaml] [--no-compile]
 
-One step is forward, backward, AdamW and the target's update, in bf16, as the Trainer runs it. Floating point operations
-are those of matrix products and attention, counted on the model without compilation.
+One step is forward, backward, AdamW (fused) and the target's update, in bf16; the Trainer neither fuses nor compiles.
+Floating point operations are those of matrix products and attention, counted on the model without compilation.
 """
 
 from __future__ import annotations

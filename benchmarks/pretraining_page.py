@@ -139,9 +139,8 @@ def comparison_section(name: str, title: str) -> list[str]:
         f"{settings['epochs'][0]:g} epochs of pre-training on the images of the training folds; seeds "
         f"{', '.join(map(str, settings['seeds']))}; all else alike."
         + (
-            ""
-            if result["complete"] and len(settings["seeds"]) >= SEEDS
-            else f" **Not finished**: runs are missing, and fewer than {SEEDS} pairs of runs prove nothing."
+            ("" if result["complete"] else " **Not finished**: runs are missing.")
+            + ("" if len(settings["seeds"]) >= SEEDS else f" Fewer than {SEEDS} seeds **prove nothing**.")
         ),
     ]
     for labels in sorted({row["labels"] for row in result["summary"]}):
@@ -151,7 +150,9 @@ def comparison_section(name: str, title: str) -> list[str]:
             paragraphs.append(differences_table(result["summary"], labels))
     if draw_curve(result["summary"], RESULTS / f"{name}.png"):
         paragraphs.append(f"![AP against the share of labels](results/{name}.png)")
-    return [*paragraphs, source(result, name)]
+    commits = sorted({run["commit"][:9] for run in result["runs"] if "commit" in run})
+    trained = f" Trained at {', '.join(commits)}." if commits else ""
+    return [*paragraphs, source(result, name) + trained]
 
 
 def draw_curve(summary: list[dict[str, Any]], path: Path) -> bool:

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -110,9 +111,28 @@ def test_losses_of_a_finished_training(benchmark, tmp_path):
     assert benchmark("mim_comparison").losses(tmp_path) == {"train_loss": 1.5, "validation_loss": 3.0}
 
 
+def test_a_comparison_is_complete_where_all_pairs_have_the_same_runs(benchmark):
+    all_alike = benchmark("mim_comparison").all_alike
+    runs = [("d", init, 0, seed, 1.0) for init in ("mae", "mde") for seed in (0, 1)]
+    assert all_alike(runs)
+    assert all_alike([*runs, ("e", "mde", 0, 0, 1.0)])
+    assert not all_alike(runs[:3])
+    assert not all_alike([*runs, ("d", "mde", 0, 0, 0.1)])
+
+
+def test_a_training_that_fails_says_why_and_keeps_no_mark(benchmark, tmp_path):
+    module = benchmark("mim_comparison")
+    runs = module.Runs(time.monotonic() + 60)
+    with pytest.raises(module.FailedTrainingError, match=r"configs/none\.yaml"):
+        runs.train(tmp_path / "run", "configs/none.yaml", ())
+    assert not (tmp_path / "run" / "done").exists()
+    (tmp_path / "run" / "done").touch()
+    assert runs.train(tmp_path / "run", "configs/none.yaml", ()) == tmp_path / "run"
+
+
 def test_the_page_compares_no_psnr_of_other_masks(benchmark):
     runs = [
-        {"dataset": "d", "init": init, "fold": 0, "seed": seed, "labels": 0.0}
+        {"dataset": "d", "init": init, "fold": 0, "seed": seed, "labels": 0.0, "commit": "abc"}
         | {"features_linear": 50.0 + seed * (init == "mde"), "reconstruction_PSNR": 20.0 + seed}
         for init in ("mae", "mde")
         for seed in (0, 1)

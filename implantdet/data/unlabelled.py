@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -16,10 +17,12 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import CropTransform, Transform, TransformList
 from numpy import ndarray
 from torchvision.transforms import RandomResizedCrop
+from tqdm import tqdm
 
 from implantdet.data.augmentation import SmoothResizeTransform
 from implantdet.data.dataset_mapper import RadiographMapper
-from implantdet.data.images import find_radiographs
+from implantdet.data.images import find_radiographs, read_radiograph
+from implantdet.data.phash import picture_hash, same_pictures
 from implantdet.data.problems import DataError
 
 logger = logging.getLogger(__name__)
@@ -90,7 +93,9 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """The images to pre-train on: those of ``DATASETS.IMAGE_FOLDER`` or, if it is empty, of ``DATASETS.TRAIN``.
 
     Images of ``DATASETS.TEST`` and of ``<DATASETS.NAME>_test`` are left out, also copies of them under other names,
-    unless their dataset is named in ``DATASETS.TRAIN``. If none of these datasets is registered, a warning says so.
+    unless their dataset is named in ``DATASETS.TRAIN``. In a folder, that means the same picture, by its perceptual
+    hash: in another format or size, flipped or re-contrasted. If none of these datasets is registered, a warning says
+    so.
 
     Raises:
         DataError: there is no image.
@@ -110,7 +115,10 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             *(source, " or ".join(sorted(held_out)), cfg.DATASETS.ROOT),
         )
     test_dicts = [record for name in known for record in DatasetCatalog.get(name)]
-    kept = without_copies(dicts, [record["file_name"] for record in test_dicts])
+    test_files = [record["file_name"] for record in test_dicts]
+    kept = without_copies(dicts, test_files)
+    if folder and test_files:
+        kept = without_same_pictures(kept, test_files)
     logger.info("%s: %d images without labels; left out as test images: %d", source, len(kept), len(dicts) - len(kept))
     if not kept:
         raise DataError(f"{source}: found {len(dicts)} images, none of which is left without the test images")
@@ -141,6 +149,16 @@ def without_copies(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> 
         return size in by_size and _digest(path) in by_size[size]  # few files of other images have such a size
 
     return [record for record in dicts if not is_copy(record["file_name"])]
+
+
+def without_same_pictures(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> list[dict[str, Any]]:
+    """Leave out the dataset dicts whose image shows the same picture as one of the files ``held_out``."""
+    names = [*held_out, *(record["file_name"] for record in dicts)]
+    progress = tqdm(names, desc="looking for test images", unit="image", disable=None)
+    hashes = np.stack([picture_hash(read_radiograph(name)) for name in progress])
+    first = len(held_out)
+    copies = {j - first for i, j, _ in same_pictures(hashes) if i < first <= j}
+    return [record for index, record in enumerate(dicts) if index not in copies]
 
 
 def _digest(path: str) -> bytes:

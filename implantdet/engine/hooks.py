@@ -79,6 +79,15 @@ class ValidationLoss(HookBase):
         return sum(total for total, _ in gathered) / max(1, sum(count for _, count in gathered)) if gathered else 0.0
 
 
+class Evaluation(hooks.EvalHook):
+    """Detectron2's, without an evaluation after a last step that failed: its results would stand for a training."""
+
+    def after_train(self) -> None:
+        """Evaluate, if the training came to its end."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
+
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's, which after a resume still knows the best value so far."""
 

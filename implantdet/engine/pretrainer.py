@@ -11,6 +11,7 @@ from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluators
 from torch import Tensor, nn
 
+from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.data.unlabelled import UnlabelledMapper, unlabelled_dicts
 from implantdet.engine.collapse_guard import CollapseGuard
 from implantdet.engine.setup import needs_no_labels
@@ -58,6 +59,11 @@ class Pretrainer(Trainer):
             output_dir /= dataset_name
         reconstruction = ReconstructionEvaluator(output_dir, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
         return DatasetEvaluators([reconstruction, FeatureEvaluator(dataset_name, output_dir)])
+
+    @classmethod
+    def build_test_mapper(cls, cfg: CfgNode) -> RadiographMapper:
+        """Images by ``INPUT.MIN_SIZE_TEST``, whatever ``TEST.AUG`` says."""
+        return RadiographMapper(cfg, is_train=False)
 
     @classmethod
     def build_detector(cls, cfg: CfgNode, model: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ from implantdet.data.augmentation import build_augmentation
 from implantdet.data.copy_paste import Mapper, add_copy_paste
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.engine.checkpoint import BEST, Checkpointer
-from implantdet.engine.hooks import BestCheckpointer, ProgressPrinter, ValidationLoss, WeightAveraging
+from implantdet.engine.hooks import BestCheckpointer, Evaluation, ProgressPrinter, ValidationLoss, WeightAveraging
 from implantdet.engine.loader import build_stream, seed_everything
 from implantdet.engine.optimizer import build_adamw
 from implantdet.engine.schedule import with_lengths
@@ -142,7 +142,7 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.TEST.AUG.ENABLED = False  # many versions would take too long so often
-        return hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self.test(cfg, model))
+        return Evaluation(cfg.TEST.EVAL_PERIOD, lambda: self.test(cfg, model))
 
     def build_writers(self) -> list[EventWriter]:
         """The log, ``metrics.json``, and TensorBoard if it is installed."""

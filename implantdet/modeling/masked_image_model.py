@@ -36,7 +36,7 @@ class MaskedImageModel(nn.Module):
     """Hides patches of radiographs and predicts what is behind them (MAE, arXiv:2111.06377; MDE, the paper, section 3).
 
     The encoder is the detector's, and its parameters have the detector's names, ``backbone.net.…``. Its positions are
-    MAE's fixed ones, sines and cosines.
+    MAE's fixed ones, sines and cosines; ``timm://`` weights bring their own, which stay as they are, too.
 
     Args:
         encoder: the ViT.

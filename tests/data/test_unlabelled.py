@@ -62,6 +62,22 @@ def test_a_folder_is_read_with_its_subfolders_and_without_the_held_out_images(cf
     assert len(expected) == 7
 
 
+def test_pictures_in_another_format_size_or_attitude_are_held_out_of_a_folder(cfg, idd_root, tmp_path):
+    test_image, *_ = sorted(names_of("test"))
+    kept = sorted(names_of("train_fold0"))[0]
+    picture, other = (cv2.imread(str(idd_root / "images" / name), cv2.IMREAD_GRAYSCALE) for name in (test_image, kept))
+    for name, pixels in {
+        "converted.bmp": picture,
+        "larger.png": cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC),
+        "flipped.jpg": picture[:, ::-1],
+        "brighter.png": np.clip(picture * 1.1 + 5, 0, 255).astype(np.uint8),
+        "other.bmp": other,
+    }.items():
+        cv2.imwrite(str(tmp_path / name), pixels)
+    cfg.DATASETS.IMAGE_FOLDER = str(tmp_path)
+    assert names(unlabelled_dicts(cfg)) == {"other.bmp"}
+
+
 def test_test_images_are_used_if_asked_for(cfg):
     cfg.DATASETS.TRAIN = ("unlabelled_train_fold0", "unlabelled_val_fold0")
     assert names(unlabelled_dicts(cfg)) == names_of("train_fold0") | names_of("val_fold0")

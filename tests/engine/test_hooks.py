@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from implantdet.engine.hooks import BestCheckpointer, ProgressPrinter, ValidationLoss, WeightAveraging
+from implantdet.engine.hooks import BestCheckpointer, Evaluation, ProgressPrinter, ValidationLoss, WeightAveraging
 
 
 class FakeTrainer:
@@ -69,6 +69,23 @@ def test_validation_loss_is_the_mean_over_images_and_leaves_no_trace():
     assert model.weight.grad is None
 
 
+@pytest.mark.parametrize(("failed_at", "expected"), [(None, [2, 3]), (1, []), (2, [2])])
+def test_a_training_that_failed_is_not_evaluated_at_its_end(failed_at, expected):
+    """Nor in its last step, after which Detectron2's own hook takes it for complete."""
+    trainer, evaluated = FakeTrainer(max_iter=3), []
+    hook = Evaluation(2, lambda: evaluated.append(trainer.iter + (trainer.iter < 3)))
+    hook.trainer = trainer
+    with trainer.storage:
+        for trainer.iter in range(3):  # as TrainerBase.train does
+            if trainer.iter == failed_at:
+                break
+            hook.after_step()
+        else:
+            trainer.iter += 1
+        hook.after_train()
+    assert evaluated == expected
+
+
 def test_best_value_survives_a_resume():
     hook = BestCheckpointer(1, checkpointer=None, val_metric="bbox/AP")
     assert hook.state_dict() == {}
@@ -86,6 +103,6 @@ def test_printed_line_has_eta_losses_and_images_per_second(caplog, monkeypatch):
             storage.step()
         ProgressPrinter(max_iter=103, ims_per_batch=8).write()
         assert storage.latest()["[metric]images_per_second"][0] == 16.0
-    (line,) = [record.message for record in caplog.records]
+    (line,) = {record.message for record in caplog.records}  # once for every logger on its way up that is watched
     for part in ("eta: 0:00:49", "iter: 3", "total_loss: 1.25", "validation_loss: 2.5", "images_per_second: 16"):
         assert part in line

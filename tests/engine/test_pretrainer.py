@@ -136,9 +136,13 @@ def test_evaluation_writes_reconstructions(mim_cfg):
 
 def test_evaluation_takes_the_model_as_it_is(mim_cfg):
     """Also where the config asks for test-time augmentation, which unites detections."""
-    cfg = mim_cfg("TEST.AUG.ENABLED", "True")
-    Checkpointer(Pretrainer.build_model(cfg), cfg.OUTPUT_DIR).save("model_final")
-    assert Pretrainer.evaluate(cfg, resume=True)["reconstruction"]["PSNR"] > 0
+    found = []
+    for enabled in ("False", "True"):
+        cfg = mim_cfg("TEST.AUG.ENABLED", enabled, "INPUT.MIN_SIZE_TEST", "32")  # half the size of the images
+        torch.manual_seed(0)
+        Checkpointer(Pretrainer.build_model(cfg), cfg.OUTPUT_DIR).save("model_final")
+        found.append(Pretrainer.evaluate(cfg, resume=True)["reconstruction"]["PSNR"])
+    assert found[1] == found[0] > 0
 
 
 def test_a_folder_of_images_is_enough(mim_cfg, idd_root, tmp_path):

@@ -55,7 +55,8 @@ def test_probe_keeps_groups_together():
         for patient in range(24)
         for _ in range(10)
     ]
-    assert probe(samples)["knn-class"] < 75
+    found = probe(samples)
+    assert found["linear-class"] < 75 and found["knn-class"] < 60  # with a patient on both sides, 97 and 68
 
 
 def test_rare_labels_and_small_tasks_are_not_asked():
