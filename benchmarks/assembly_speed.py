@@ -1,24 +1,32 @@
 """Milliseconds that the assembly takes per image, on one core.
 
-    OMP_NUM_THREADS=1 python benchmarks/assembly_speed.py
+    OMP_NUM_THREADS=1 python benchmarks/assembly_speed.py [--run OUTPUT_DIR --data DIR]
 
 Simulated rows of implants, every third with its usual readings: 1 to 6 implants, and 50 implants whose 150 thirds
-stand among 150 false ones. Times are CPU seconds of the process, so that other work on the machine counts less.
+stand among 150 false ones. With a finished training and its dataset folder, also what its detector found in the test
+images of 1 to 6 implants. Times are CPU seconds of the process, so that other work on the machine counts less.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _detections import instances_of as instances_of_results
 from _record import write_result
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from numpy.typing import NDArray
 
 from implantdet.assembly.assembler import PartAssembler
+from implantdet.assembly.known import known_implants
+from implantdet.data.register import register_idd
 from implantdet.phantom.lines import default_lines
 from implantdet.taxonomy import THIRDS, default_taxonomy
 
@@ -69,6 +77,18 @@ def instances_of(record: dict[str, Any], rng: np.random.Generator) -> Instances:
     return instances
 
 
+def detected(run: Path, data: Path) -> tuple[PartAssembler, dict[int, list[Instances]]]:
+    """A training's assembler, and by their number of implants what its detector found in the test images."""
+    register_idd(data, data.name)
+    records, metadata = DatasetCatalog.get(f"{data.name}_test"), MetadataCatalog.get(f"{data.name}_test")
+    assembler = PartAssembler(metadata.thing_classes).load(run / "assembler.json")
+    found = json.loads((run / f"{data.name}_test" / "coco_instances_results.json").read_text(encoding="utf-8"))
+    by_count: dict[int, list[Instances]] = {}
+    for record, instances in zip(records, instances_of_results(records, found), strict=True):
+        by_count.setdefault(len(known_implants(record, assembler.meanings)), []).append(instances)
+    return assembler, by_count
+
+
 def milliseconds(assembler: PartAssembler, images: Sequence[Instances]) -> dict[str, float]:
     """Median and largest of the best of ``REPEATS`` runs per image."""
     best = []
@@ -84,6 +104,12 @@ def milliseconds(assembler: PartAssembler, images: Sequence[Instances]) -> dict[
 
 def main() -> None:
     """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="OUTPUT_DIR of a training that ended with its second stage")
+    parser.add_argument("--data", type=Path, help="its dataset folder")
+    args = parser.parse_args()
+    if (args.run is None) != (args.data is None):
+        parser.error("--run and --data belong together")
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     assembler = PartAssembler(CLASSES).fit([scene(rng, 5) for _ in range(50)])
@@ -91,6 +117,14 @@ def main() -> None:
     for count in range(1, 7):
         images = [instances_of(scene(rng, count), rng) for _ in range(40)]
         payload[f"{count} implants"] = milliseconds(assembler, images)
+    if args.run:
+        trained, by_count = detected(args.run, args.data)
+        for count in range(1, 7):
+            payload[f"{count} implants, as detected"] = milliseconds(trained, by_count[count])
+        every = [instances for count in range(1, 7) for instances in by_count[count]]
+        payload["1 to 6 implants, as detected"] = milliseconds(trained, every) | {
+            "median_detections": float(np.median([len(instances) for instances in every]))
+        }
     crowd = [instances_of(scene(rng, 50, num_false=150), rng) for _ in range(10)]
     payload["50 implants, 300 candidate parts"] = milliseconds(assembler, crowd)
     for name, row in payload.items():

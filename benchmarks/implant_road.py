@@ -25,13 +25,12 @@ from typing import Any
 
 import head_runs as runs
 import numpy as np
-import torch
 import yaml
+from _detections import instances_of
 from _record import RESULTS, write_result
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from sklearn.metrics import roc_auc_score
-from torchvision.ops import box_convert
 from tqdm import tqdm
 
 from implantdet.assembly.assembler import PartAssembler
@@ -138,22 +137,6 @@ def part_figures(results: dict[str, Any]) -> dict[str, float]:
     """Mean AP and AP50 of the part categories; they are named <third>.<axis>.<value>."""
     parts = [figures for name, figures in results["bbox"]["per_class"].items() if name.count(".") == 2]
     return {key: float(np.mean([f[key] for f in parts if f[key] is not None])) for key in ("AP", "AP50")}
-
-
-def instances_of(records: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> list[Instances]:
-    """Detections in COCO's results format as ``Instances`` of every record; category ids count from 1."""
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for item in found:
-        by_image.setdefault(item["image_id"], []).append(item)
-    result = []
-    for record in records:
-        here = by_image.get(record["image_id"], [])
-        boxes = torch.tensor([item["bbox"] for item in here]).reshape(-1, 4)
-        instances = Instances((record["height"], record["width"]), pred_boxes=Boxes(box_convert(boxes, "xywh", "xyxy")))
-        instances.scores = torch.tensor([item["score"] for item in here])
-        instances.pred_classes = torch.tensor([item["category_id"] - 1 for item in here], dtype=torch.int64)
-        result.append(instances)
-    return result
 
 
 def rankings(
