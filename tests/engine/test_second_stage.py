@@ -8,10 +8,11 @@ import pytest
 from conftest import write_idd
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils import comm
 from torch import nn, tensor
 
 from implantdet.assembly.assembler import PartAssembler
-from implantdet.engine.second_stage import ASSEMBLER, SecondStage, fit_assembler, load_assembler
+from implantdet.engine.second_stage import ASSEMBLER, SecondStage, _Predictions, fit_assembler, load_assembler
 from implantdet.engine.trainer import Trainer
 
 SHORT = ("SOLVER.MAX_EPOCHS", "0.1", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.MASK_ON", "False")
@@ -42,6 +43,25 @@ def train(cfg, interrupt=False):
 
 def results(folder):
     return json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
+
+
+def test_every_process_calibrates_with_the_predictions_of_all(monkeypatch):
+    def found(k):
+        return Instances((9, 9), pred_boxes=Boxes(tensor([[0.0, 0.0, k, k]])), scores=tensor([0.5]), pred_masks=[None])
+
+    collectors = [_Predictions(), _Predictions()]
+    for k in range(1, 6):
+        instances = found(k)
+        instances.pred_classes = tensor([k])
+        collectors[k % 2].process([{"image_id": k}], [{"instances": instances}])
+    gathered = [list(collector.instances.items()) for collector in collectors]
+    monkeypatch.setattr(comm, "all_gather", lambda mine: gathered)
+    for collector in collectors:
+        collector.evaluate()
+        assert {image: each.pred_classes.item() for image, each in collector.instances.items()} == {
+            k: k for k in range(1, 6)
+        }
+    assert not collectors[0].instances[1].has("pred_masks")  # they are large, and nobody needs them
 
 
 def test_a_training_ends_with_implants(cfg, tmp_path):
