@@ -116,7 +116,7 @@ def curve_section() -> list[str]:
         f"detector saw {final['image_passes']} crops out of {final['num_train']} radiographs "
         f"(one seed); the curve beside it has {result['image_passes']} crops for every size "
         f"of the training set, {num_seeds} seeds, mean ± SD. **The config is another since**: this and the sections "
-        "below were trained with one anchor per octave, up to 64 px, on the levels p3 to p5, a quarter of the proposals and "
+        "below were trained with one anchor per octave, up to 64 px, on the levels p3 to p5, fewer proposals and "
         "NMS alone; the config of today was not trained to its end yet.",
         table([[f"final, {final['num_train']}", *best], *rows], ["training images", *METRICS.values()]),
         "![AP50 against the number of training images](results/head_curve.png)",
