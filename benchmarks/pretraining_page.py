@@ -51,7 +51,11 @@ LOSSES = (
     "They tell what a detector makes of the images that it learns from, cropped and turned, and of images that are new "
     "to it. They do not compare inits: the more proposals meet something, the more the head is asked."
 )
-COMPARISONS = {"mim_opg": "Real panoramic radiographs", "mim_phantom": "The phantom of preset idd"}
+COMPARISONS = {
+    "mim_opg": "Real panoramic radiographs",
+    "mim_phantom6000": "The phantom of preset idd",
+    "mim_phantom": "A phantom of a third of the images, and an earlier detector",
+}
 
 
 def speed_section() -> list[str]:
