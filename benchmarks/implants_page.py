@@ -59,7 +59,7 @@ def speed_section() -> list[str]:
     ]
     median = result.get("1 to 6 implants, as detected", {}).get("median_detections")
     as_detected = (
-        "; a weak detector finds more, and its images take longer."
+        "."
         if median is None
         else f"; *as detected*: what a detector found in the test images, {median:.0f} detections in the median."
     )
@@ -203,9 +203,8 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
     ]
     if any("coverage_of" not in results["systems"] for runs in parts.values() for results in runs.values()):
         paragraphs.append(
-            "This was measured with an earlier assembly, whose sets kept their promise on average and hardly ever held "
-            "a rare system, and with inferred thirds of implants of any score; the grouping above, too, is older than "
-            "the assembly."
+            "This was measured with an earlier assembly, whose sets were calibrated for all systems together, and with "
+            "inferred thirds of implants of any score; the grouping above, too, is older than the assembly."
         )
     unseen = result.get("unseen_makers")
     if unseen:

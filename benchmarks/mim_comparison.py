@@ -366,9 +366,11 @@ def main() -> None:
     known = {} if args.smoke else recorded(args)
     records: dict[RunKey, dict[str, Any]] = dict(known)
     failed: list[dict[str, Any]] = []
+    asked: set[RunKey] = set()
     # Seeds and folds outermost: an unfinished comparison has all inits of the pairs that are done.
     for seed, fold, data, variant in itertools.product(args.seeds, args.folds, args.data, variants(args)):
         keys = [(data.resolve().name, variant.name, fold, seed, share) for share in (0.0, *args.labels)]
+        asked |= set(keys)
         if known.keys() >= set(keys):
             continue
         with suppress(OutOfTimeError):  # later ones may be finished already
@@ -381,7 +383,7 @@ def main() -> None:
     settings = {key: [str(x) for x in value] if key == "data" else value for key, value in vars(args).items()}
     settings |= {"out": str(args.out), "minutes": None if math.isinf(args.minutes) else args.minutes}
     settings |= {"seeds": sorted({seed for *_, seed, _ in records}), "folds": sorted({key[2] for key in records})}
-    is_complete = all_alike(records)
+    is_complete = asked <= records.keys() and all_alike(records)
     found = list(records.values())
     payload = {"settings": settings, "complete": is_complete, "failed": failed, "summary": summarise(found)}
     write_result(args.name, payload | {"runs": found})
