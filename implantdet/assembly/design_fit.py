@@ -28,7 +28,7 @@ def design_fit(votes: Array, likelihood: Array, prior: Array, chance: Array, cou
     their scores decide, but what was read.
 
     Args:
-        votes: [K, V] share of every value; what the shares of an axis leave open is unread.
+        votes: [K, V] score of every value; what those of an axis leave open up to 1 is unread.
         likelihood: [V, L] probability that a value is read, given the line.
         prior: [L], sum 1.
         chance: [V] probability that a value is read where every true value is equally probable.

@@ -129,16 +129,15 @@ class Ranker:
         return true @ self.calibration.confusions[axis] if axis in self.calibration.confusions else true
 
     def _votes(self, readings: Sequence[Readings]) -> Array:
-        """[K, V] share of every value of every axis: its score, or its part of all scores where these exceed 1.
+        """[K, V] score of every value of every axis; what those of an axis leave open up to 1 is unread.
 
-        What the shares of an axis leave open is unread.
+        Where rivals share an axis, their proportion alone counts: a common factor changes no ratio of likelihoods.
         """
         votes = np.zeros((len(readings), len(self._columns)))
         for row, found in enumerate(readings):
             for axis, said in found.items():
-                total = max(1.0, sum(said.values()))
                 for value, score in said.items():
-                    votes[row, self._columns[axis, value]] = score / total
+                    votes[row, self._columns[axis, value]] = score
         return votes
 
     def likelihoods(self, readings: Sequence[Readings]) -> Array:

@@ -161,6 +161,9 @@ def test_rivals_share_their_axis():
     shared = rank(Ranker(TOY), {"middle.body": {"straight": 0.6, "tapered": 0.4}})
     assert [c.probability for c in torn.systems] == pytest.approx([c.probability for c in shared.systems])
     assert torn.fit == pytest.approx(shared.fit)
+    assert torn.systems[0].evidence[0].weight == pytest.approx(shared.systems[0].evidence[0].weight)
+    alone = rank(Ranker(TOY), {"middle.body": {"straight": 0.9}})
+    assert alone.systems[0].probability > torn.systems[0].probability
     assert torn.systems[0].evidence[0].score == 0.9  # as the detector said
 
 

@@ -79,6 +79,13 @@ def test_proposals_carry_every_category_of_their_box(heads):
         assert labels == expected[tuple(box)]
 
 
+def test_distinct_boxes_keep_their_order():
+    """As Detectron2 would append them: which proposals are sampled depends on it."""
+    boxes = torch.tensor([OTHER, TWICE, OTHER, [0.0, 0.0, 8.0, 8.0], TWICE])
+    assert torch.equal(implant_roi_heads._distinct(Boxes(boxes)).tensor, boxes[[0, 1, 3]])
+    assert len(implant_roi_heads._distinct(Boxes(boxes[:0]))) == 0
+
+
 def test_the_stock_head_never_learns_the_second_category_of_a_box():
     near = [[12.0 + dx, 10.0 + dy, 28.0, 50.0] for dx in range(4) for dy in range(4)]
     module = tiny_heads("StandardROIHeads", "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0)
