@@ -82,12 +82,39 @@ class SmoothResizeShortestEdge(T.ResizeShortestEdge):
         return resize
 
 
+def zoomed(cfg: CfgNode) -> CfgNode:
+    """``cfg`` for panoramic radiographs: larger by ``INPUT.PANORAMIC_ZOOM``, or in crops of as much less of the image.
+
+    Raises:
+        ValueError: the zoom is not above 0.
+    """
+    zoom = cfg.INPUT.PANORAMIC_ZOOM
+    if not zoom > 0:
+        raise ValueError(f"INPUT.PANORAMIC_ZOOM must be above 0; found {zoom}")
+    cfg = cfg.clone()
+    cfg.defrost()
+    enlarged = [(cfg.INPUT, "MIN_SIZE_TEST"), (cfg.INPUT, "MAX_SIZE_TEST")]
+    enlarged += [(cfg.TEST.AUG, "MIN_SIZES"), (cfg.TEST.AUG, "MAX_SIZE")]
+    if not cfg.INPUT.CROP.ENABLED:
+        enlarged += [(cfg.INPUT, "MIN_SIZE_TRAIN"), (cfg.INPUT, "MAX_SIZE_TRAIN")]
+    elif cfg.INPUT.CROP.TYPE.startswith("relative"):
+        cfg.INPUT.CROP.SIZE = [min(share / zoom, 1.0) for share in cfg.INPUT.CROP.SIZE]
+    else:
+        cfg.INPUT.CROP.SIZE = [round(pixels / zoom) for pixels in cfg.INPUT.CROP.SIZE]
+    for node, key in enlarged:
+        node[key] = tuple(round(zoom * size) for size in node[key]) if np.ndim(node[key]) else round(zoom * node[key])
+    return cfg
+
+
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Resize by ``INPUT.MIN_SIZE_*`` and ``INPUT.MAX_SIZE_*``; for training then flip, turn and add noise."""
+    """Resize by ``INPUT.MIN_SIZE_*`` and ``INPUT.MAX_SIZE_*``; for training crop before, then flip, turn and add noise.
+    """
     if not is_train:
         return [SmoothResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     sizes = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    crop = [T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)] if cfg.INPUT.CROP.ENABLED else []
     return [
+        *crop,
         SmoothResizeShortestEdge(*sizes),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),

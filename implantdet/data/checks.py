@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-MODALITIES = ("panoramic", "periapical")
+PANORAMIC = "panoramic"
+MODALITIES = (PANORAMIC, "periapical")
 # Exports round boxes to whole or relative numbers, so that they overhang the frame by a hair.
 # Up to one pixel is cut off and counted; more is an error.
 OVERHANG = 1.0

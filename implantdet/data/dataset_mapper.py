@@ -14,7 +14,8 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
-from implantdet.data.augmentation import build_augmentation
+from implantdet.data.augmentation import build_augmentation, zoomed
+from implantdet.data.checks import PANORAMIC
 from implantdet.data.images import read_radiograph, to_float
 from implantdet.data.problems import DataError
 from implantdet.taxonomy import THIRDS
@@ -28,12 +29,19 @@ class RadiographMapper(DatasetMapper):
 
     ``image`` comes out as float32 of shape (C, H, W) with levels from 0 to 255, whatever the file's depth, and
     ``instances`` with ``gt_implants``, the ``implant_id`` of each annotation (-1 where it has none). What a crop
-    leaves less of than ``MIN_THIRD`` or ``MIN_OTHER`` loses its annotation: nobody could assess it.
+    leaves less of than ``MIN_THIRD`` or ``MIN_OTHER`` loses its annotation: nobody could assess it. Radiographs
+    with the ``modality`` panoramic come ``INPUT.PANORAMIC_ZOOM`` times as large.
     """
 
     @configurable
     def __init__(
-        self, is_train: bool, *, num_channels: int, supercategories: Sequence[str] = (), **kwargs: Any
+        self,
+        is_train: bool,
+        *,
+        num_channels: int,
+        supercategories: Sequence[str] = (),
+        panoramic: Sequence[T.Augmentation] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Store the settings.
 
@@ -41,6 +49,7 @@ class RadiographMapper(DatasetMapper):
             is_train: keep the annotations, as ``instances``.
             num_channels: C, 1 or 3.
             supercategories: of the categories, where the dataset has them.
+            panoramic: augmentations of panoramic radiographs; None: ``augmentations``, as for all others.
             **kwargs: those of :class:`detectron2.data.DatasetMapper`; ``image_format`` is without effect.
 
         Raises:
@@ -51,13 +60,14 @@ class RadiographMapper(DatasetMapper):
             raise ValueError(f"MODEL.PIXEL_MEAN must have 1 or 3 values; found {num_channels}")
         self.num_channels = num_channels
         self.supercategories = tuple(supercategories)
+        self.panoramic = self.augmentations if panoramic is None else T.AugmentationList(panoramic)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Detectron2's settings with our augmentations; ``INPUT.CROP`` still goes first."""
+        """Detectron2's settings with our augmentations."""
         settings = super().from_config(cfg, is_train)
-        crops = [augmentation for augmentation in settings["augmentations"] if isinstance(augmentation, T.RandomCrop)]
-        settings["augmentations"] = crops + build_augmentation(cfg, is_train)
+        settings["augmentations"] = build_augmentation(cfg, is_train)
+        settings["panoramic"] = build_augmentation(zoomed(cfg), is_train)
         settings["num_channels"] = len(cfg.MODEL.PIXEL_MEAN)
         # A dataset that was not read yet has none.
         metadata = [MetadataCatalog.get(name) for name in cfg.DATASETS.TRAIN[:1]]
@@ -73,17 +83,17 @@ class RadiographMapper(DatasetMapper):
         dataset_dict = copy.deepcopy(dataset_dict)
         levels = read_radiograph(dataset_dict["file_name"])
         utils.check_image_size(dataset_dict, levels)
-        dataset_dict["image"], transforms = self.augment(levels)
+        dataset_dict["image"], transforms = self.augment(levels, dataset_dict.get("modality"))
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:
             self._transform_annotations(dataset_dict, transforms, tuple(dataset_dict["image"].shape[1:]))
         return dataset_dict
 
-    def augment(self, levels: np.ndarray) -> tuple[torch.Tensor, T.TransformList]:
+    def augment(self, levels: np.ndarray, modality: str | None = None) -> tuple[torch.Tensor, T.TransformList]:
         """The model's image, (C, H, W), and how it was made, from (H, W) grey levels of ``read_radiograph``."""
         augmented = T.AugInput(to_float(levels))
-        transforms = self.augmentations(augmented)
+        transforms = (self.panoramic if modality == PANORAMIC else self.augmentations)(augmented)
         image = torch.from_numpy(np.array(augmented.image))  # copied: flips leave negative strides
         return image.repeat(self.num_channels, 1, 1), transforms
 

@@ -74,7 +74,7 @@ class UnlabelledMapper(RadiographMapper):
         """Settings from ``INPUT`` and ``MODEL.VIT.IMG_SIZE``. No noise: it would become what is to be predicted."""
         settings = super().from_config(cfg, is_train)
         size = cfg.MODEL.VIT.IMG_SIZE
-        settings["augmentations"] = [SquareCrop(size, 1.0)]
+        settings["augmentations"], settings["panoramic"] = [SquareCrop(size, 1.0)], None
         if is_train:
             settings["augmentations"] = [
                 SquareCrop(size, cfg.INPUT.MIN_CROP_AREA, cfg.INPUT.MAX_CROP_AREA),
