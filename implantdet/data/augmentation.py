@@ -93,22 +93,20 @@ def zoomed(cfg: CfgNode) -> CfgNode:
         raise ValueError(f"INPUT.PANORAMIC_ZOOM must be above 0; found {zoom}")
     cfg = cfg.clone()
     cfg.defrost()
-    enlarged = [(cfg.INPUT, "MIN_SIZE_TEST"), (cfg.INPUT, "MAX_SIZE_TEST")]
-    enlarged += [(cfg.TEST.AUG, "MIN_SIZES"), (cfg.TEST.AUG, "MAX_SIZE")]
-    if not cfg.INPUT.CROP.ENABLED:
-        enlarged += [(cfg.INPUT, "MIN_SIZE_TRAIN"), (cfg.INPUT, "MAX_SIZE_TRAIN")]
-    elif cfg.INPUT.CROP.TYPE.startswith("relative"):
-        cfg.INPUT.CROP.SIZE = [min(share / zoom, 1.0) for share in cfg.INPUT.CROP.SIZE]
-    else:
-        cfg.INPUT.CROP.SIZE = [round(pixels / zoom) for pixels in cfg.INPUT.CROP.SIZE]
-    for node, key in enlarged:
-        node[key] = tuple(round(zoom * size) for size in node[key]) if np.ndim(node[key]) else round(zoom * node[key])
+    sizes = cfg.INPUT
+    sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST = round(zoom * sizes.MIN_SIZE_TEST), round(zoom * sizes.MAX_SIZE_TEST)
+    if not sizes.CROP.ENABLED:
+        sizes.MIN_SIZE_TRAIN = tuple(round(zoom * size) for size in sizes.MIN_SIZE_TRAIN)
+        sizes.MAX_SIZE_TRAIN = round(zoom * sizes.MAX_SIZE_TRAIN)
+    elif sizes.CROP.TYPE.startswith("relative"):
+        sizes.CROP.SIZE = [min(share / zoom, 1.0) for share in sizes.CROP.SIZE]
+    else:  # pixels of the file
+        sizes.CROP.SIZE = [max(round(pixels / zoom), 1) for pixels in sizes.CROP.SIZE]
     return cfg
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Resize by ``INPUT.MIN_SIZE_*`` and ``INPUT.MAX_SIZE_*``; for training crop before, then flip, turn and add noise.
-    """
+    """Resize by ``INPUT.MIN_SIZE_*`` and ``MAX_SIZE_*``; for training crop before that, then flip, turn, add noise."""
     if not is_train:
         return [SmoothResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     sizes = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING

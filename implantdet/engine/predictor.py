@@ -75,18 +75,20 @@ class ImplantPredictor:
         self._detector = Trainer.build_detector(cfg, model).eval()
         self._mapper = Trainer.build_test_mapper(cfg)
 
-    def detect(self, levels: np.ndarray) -> Instances:
+    def detect(self, levels: np.ndarray, modality: str | None = None) -> Instances:
         """The detections of the first stage, on the CPU; arguments as in ``__call__``."""
-        image, _ = self._mapper.augment(levels)
+        image, _ = self._mapper.augment(levels, modality)
         height, width = levels.shape
+        record = {"image": image, "height": height, "width": width, "modality": modality}
         with torch.inference_mode():
-            return self._detector([{"image": image, "height": height, "width": width}])[0]["instances"].to("cpu")
+            return self._detector([record])[0]["instances"].to("cpu")
 
-    def __call__(self, levels: np.ndarray, mm_per_pixel: Scale | None = None) -> Assembly:
+    def __call__(self, levels: np.ndarray, mm_per_pixel: Scale | None = None, modality: str | None = None) -> Assembly:
         """The implants of one radiograph, best score first, and the parts that belong to none.
 
         Args:
             levels: (H, W) grey levels, uint8 or uint16, as ``implantdet.data.images.read_radiograph`` returns them.
             mm_per_pixel: scale, where it is known; where pixels are not square, 2×2.
+            modality: ``panoramic`` or ``periapical``, where it is known: ``INPUT.PANORAMIC_ZOOM`` asks for it.
         """
-        return self._assembler.explain(self.detect(levels), mm_per_pixel)
+        return self._assembler.explain(self.detect(levels, modality), mm_per_pixel)

@@ -15,6 +15,7 @@ from fvcore.transforms import HFlipTransform, TransformList, VFlipTransform
 from torch import Tensor, nn
 
 from implantdet.data.augmentation import SmoothResizeShortestEdge, SmoothResizeTransform
+from implantdet.data.checks import PANORAMIC
 from implantdet.modeling.uniting import Uniter
 
 _UNDO_ON_MASK = {
@@ -33,19 +34,22 @@ class SymmetryTTA(DatasetMapperTTA):
     Args:
         rot90: add each version turned by 90°. With ``flip`` these are the eight symmetries of the square.
         flip: add each version flipped horizontally, vertically, and both.
+        panoramic_zoom: radiographs with the ``modality`` panoramic come this many times as large.
         **kwargs: ``min_sizes`` and ``max_size`` of ``DatasetMapperTTA``.
     """
 
     @configurable
-    def __init__(self, *, rot90: bool, flip: bool, **kwargs: Any) -> None:
+    def __init__(self, *, rot90: bool, flip: bool, panoramic_zoom: float = 1.0, **kwargs: Any) -> None:
         super().__init__(flip=False, **kwargs)
+        self.panoramic_zoom = panoramic_zoom
         choices = itertools.product((False, True)[: 1 + rot90], *[(False, True)[: 1 + flip]] * 2)
         self.symmetries = tuple(choices)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from ``TEST.AUG``."""
-        return super().from_config(cfg) | {"rot90": cfg.TEST.AUG.ROT90}
+        """Arguments of the constructor from ``TEST.AUG`` and ``INPUT.PANORAMIC_ZOOM``."""
+        own = {"rot90": cfg.TEST.AUG.ROT90, "panoramic_zoom": cfg.INPUT.PANORAMIC_ZOOM}
+        return super().from_config(cfg) | own
 
     def __call__(self, dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
         """Versions of a dataset dict with ``image`` (C, H, W), each with the ``transforms`` that made it."""
@@ -53,9 +57,11 @@ class SymmetryTTA(DatasetMapperTTA):
         height, width = image.shape[1:]
         # From the image in the dataset to the one that is given.
         before = TransformList([SmoothResizeTransform(dataset_dict["height"], dataset_dict["width"], height, width)])
+        zoom = self.panoramic_zoom if dataset_dict.get("modality") == PANORAMIC else 1.0
         resized = []
         for min_size in self.min_sizes:
-            resize = SmoothResizeShortestEdge(min_size, self.max_size, "choice").get_transform(image[0])
+            sizes = round(zoom * min_size), round(zoom * self.max_size)
+            resize = SmoothResizeShortestEdge(*sizes, "choice").get_transform(image[0])
             # Channel by channel, as the resize takes them.
             smaller = torch.from_numpy(np.stack([resize.apply_image(channel) for channel in image]))
             resized.append(dataset_dict | {"image": smaller, "transforms": before + resize})

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from implantdet.data.checks import MODALITIES
 from implantdet.report.predict import predict_radiographs
 
 
@@ -22,12 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mm-per-pixel", metavar="MM", type=_within(0.001, 1), help="scale of all the radiographs, if it is known"
     )
+    parser.add_argument(
+        "--modality", choices=MODALITIES, help="of all the radiographs; a training may have seen panoramics enlarged"
+    )
     parser.add_argument("--lines", metavar="FILE", type=Path, help="product lines instead of those of the training")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run ``implantdet predict``."""
-    number = predict_radiographs(args.run_dir, args.images, args.out, args.min_score, args.mm_per_pixel, args.lines)
+    number = predict_radiographs(
+        args.run_dir, args.images, args.out, args.min_score, args.mm_per_pixel, args.lines, args.modality
+    )
     pictures = "1 picture" if number == 1 else f"{number} pictures"
     print(f"{args.out}: {pictures}, and implants.json. They are hints for a dentist, not diagnoses.")
 

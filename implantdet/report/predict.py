@@ -26,6 +26,7 @@ def predict_radiographs(
     min_score: float = 0.3,
     mm_per_pixel: float | None = None,
     lines: str | Path | None = None,
+    modality: str | None = None,
 ) -> int:
     """Write a picture per radiograph and, of all of them, ``implants.json``.
 
@@ -38,6 +39,7 @@ def predict_radiographs(
         min_score: implants below it are left out of the pictures; the file has them all.
         mm_per_pixel: scale of the radiographs, where it is known and one for all.
         lines: file of product lines, as for ``ImplantPredictor``.
+        modality: of all the radiographs, as for ``ImplantPredictor``.
 
     Returns:
         The number of radiographs.
@@ -58,7 +60,8 @@ def predict_radiographs(
         for name, path in tqdm(names.items(), desc="predict", unit="image"):
             try:
                 levels = read_radiograph(path)
-                implants = [implant_content(implant) for implant in predictor(levels, mm_per_pixel).implants]
+                assembly = predictor(levels, mm_per_pixel, modality)
+                implants = [implant_content(implant) for implant in assembly.implants]
                 picture = _picture(levels, implants, name, min_score)
             # The last two: of images that are a thousand times as long as wide.
             except (DataError, ValueError, Image.DecompressionBombError) as error:

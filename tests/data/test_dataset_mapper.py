@@ -153,6 +153,40 @@ def test_detectron2s_crop_still_goes_first(record):
     assert RadiographMapper(cfg, True)(record)["image"].shape == (1, 48, 48)
 
 
+def test_panoramics_come_larger(record):
+    """Twice as large in a test and in a training without crops, boxes too; others as they are."""
+    for is_train in (False, True):
+        mapper = RadiographMapper(config(INPUT__PANORAMIC_ZOOM=2.0), is_train)
+        for modality, zoom in ((None, 1), ("periapical", 1), ("panoramic", 2)):
+            mapped = mapper(record | {"modality": modality})
+            assert mapped["image"].shape[1:] == (zoom * HEIGHT, zoom * WIDTH)
+    expected = [[2 * x, 2 * y, 2 * (x + w), 2 * (y + h)] for x, y, w, h in BOXES]
+    assert mapped["instances"].gt_boxes.tensor.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "zoom, kind, size, sides",
+    [
+        (2.0, "relative", [0.5, 0.5], {"periapical": 24, "panoramic": 12}),
+        (2.0, "absolute", [32, 32], {"periapical": 32, "panoramic": 16}),
+        (0.5, "relative", [0.75, 0.75], {"periapical": 36, "panoramic": 48}),  # no crop is larger than the image
+    ],
+)
+def test_crops_of_panoramics_show_less_of_them_in_as_many_pixels(zoom, kind, size, sides):
+    options = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": kind, "INPUT__CROP__SIZE": size}
+    mapper = RadiographMapper(config(INPUT__PANORAMIC_ZOOM=zoom, **options), True)
+    for modality, side in sides.items():
+        image, transforms = mapper.augment(levels()[:, :HEIGHT], modality)
+        assert (transforms.transforms[0].w, transforms.transforms[0].h) == (side, side)
+        assert image.shape[1:] == (HEIGHT, HEIGHT)
+
+
+@pytest.mark.parametrize("zoom", [0.0, -1.0, float("nan")])
+def test_a_zoom_that_is_none_is_an_error(zoom):
+    with pytest.raises(ValueError, match=r"INPUT.PANORAMIC_ZOOM must be above 0; found"):
+        RadiographMapper(config(INPUT__PANORAMIC_ZOOM=zoom), True)
+
+
 @pytest.mark.parametrize(("encode", "seed"), [(polygon, 0), (polygon, 1), (run_length, 0), (run_length, 1)])
 def test_masks_are_cropped_with_their_boxes(record, encode, seed):
     for annotation, box in zip(record["annotations"], BOXES, strict=True):

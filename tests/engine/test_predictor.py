@@ -37,14 +37,18 @@ SHORT = (
 )
 def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, options):
     root = write_idd(tmp_path / "implants", num_images=40)
-    cfg = tiny_cfg(*SHORT, *options, root=root)
+    content = json.loads((root / "annotations.json").read_text(encoding="utf-8"))
+    for number, image in enumerate(content["images"]):
+        image["modality"] = ("panoramic", "periapical")[number % 2]
+    (root / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    cfg = tiny_cfg(*SHORT, *options, "INPUT.PANORAMIC_ZOOM", "1.5", root=root)
     out = Path(cfg.OUTPUT_DIR)
     (out / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
     written = json.loads((out / "tiny_implants_test/implants.json").read_text(encoding="utf-8"))
-    files = {record["image_id"]: record["file_name"] for record in DatasetCatalog.get("tiny_implants_test")}
+    records = {record["image_id"]: record for record in DatasetCatalog.get("tiny_implants_test")}
     for name in [name for name in DatasetCatalog if name.startswith("tiny_implants")]:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -56,7 +60,8 @@ def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, 
     predictor = ImplantPredictor(out, device="cpu")
     found = 0
     for image in written["images"]:
-        assembly = predictor(read_radiograph(files[image["image_id"]]))
+        record = records[image["image_id"]]
+        assembly = predictor(read_radiograph(record["file_name"]), modality=record["modality"])
         mine = [implant_content(implant) for implant in assembly.implants]
         assert json.loads(json.dumps(mine)) == image["implants"]
         found += len(mine)

@@ -63,6 +63,18 @@ def test_versions_shrink_by_averaging(channels):
     torch.testing.assert_close(inner, torch.full_like(inner, 50.0), rtol=0, atol=0.01)
 
 
+def test_versions_of_panoramics_are_larger(tiny_cfg):
+    cfg = tiny_cfg("TEST.AUG.MIN_SIZES", "(40, 60)", "TEST.AUG.ROT90", "False", "TEST.AUG.FLIP", "False",
+                   "INPUT.PANORAMIC_ZOOM", "1.5")  # fmt: skip
+    for modality, heights in (("periapical", [40, 60]), ("panoramic", [60, 90])):
+        versions = SymmetryTTA(cfg)(painted() | {"modality": modality})
+        assert [version["image"].shape[1] for version in versions] == heights
+        for version in versions:
+            box = bright_box(version["image"][0].numpy())
+            back = version["transforms"].inverse().apply_box(np.array([box], dtype=float))[0]
+            np.testing.assert_allclose(back, BOX, atol=0.51)
+
+
 def test_an_image_that_was_resized_before_leads_back_to_the_one_of_the_dataset():
     record = painted() | {"height": 2 * HEIGHT, "width": 2 * WIDTH}
     for version in SymmetryTTA(min_sizes=[HEIGHT, 10], max_size=1000, flip=True, rot90=True)(record):

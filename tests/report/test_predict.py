@@ -32,8 +32,8 @@ def radiographs(tmp_path, monkeypatch):
             if run_dir == "broken":
                 raise ValueError("assembler.json: damaged")
 
-        def __call__(self, levels, mm_per_pixel):
-            assert mm_per_pixel == 0.1
+        def __call__(self, levels, mm_per_pixel, modality):
+            assert (mm_per_pixel, modality) == (0.1, "panoramic")
             if levels.mean() == 33:
                 raise KeyboardInterrupt
             return Assembly((SURE, FAINT) if levels.mean() > 100 else (), ())
@@ -43,7 +43,8 @@ def radiographs(tmp_path, monkeypatch):
 
 
 def run(root, *images, run_dir="run", **options):
-    return predict_radiographs(run_dir, images, root / "out", mm_per_pixel=0.1, lines="lines.yaml", **options)
+    known = {"mm_per_pixel": 0.1, "modality": "panoramic", "lines": "lines.yaml"}
+    return predict_radiographs(run_dir, images, root / "out", **known, **options)
 
 
 def written(root):
