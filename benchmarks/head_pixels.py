@@ -3,7 +3,7 @@
     python benchmarks/head_pixels.py RUN DATA [--images N] [--sizes 368 736] [--passes P]
     python benchmarks/head_pixels.py --smoke
 
-RUN: OUTPUT_DIR of a detector of configs/idd_tiny.yaml, trained on fold 0 of the phantom in DATA (head_curve.py's
+RUN: OUTPUT_DIR of a detector of configs/idd_tiny.yaml, trained on fold 0 of the phantom in DATA (best_detector.py's
 WORK/final and WORK/phantom). N test images of each kind are evaluated at every size of their shorter edge, and with
 what all sizes find united (TEST.AUG). Then the same after the detector was trained on for P crops of all scales, which
 show a radiograph as it is at the smallest of the sizes or larger. What is finished in RUN is not done again.
@@ -40,7 +40,7 @@ def found_at(run: Path, data: Path, sizes: tuple[int, ...]) -> list[dict[str, An
     cfg.merge_from_file(str(run / "config.yaml"))
     out = run / f"{data.name}_{'_'.join(map(str, sizes))}"
     cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (runs.dataset_name(data, "test"),), str(out)
-    cfg.INPUT.MIN_SIZE_TEST = sizes[0]
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.PANORAMIC_ZOOM = sizes[0], 1.0
     cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES = len(sizes) > 1, sizes
     cfg.TEST.AUG.FLIP = cfg.TEST.AUG.ROT90 = False
     if not (out / "coco_instances_results.json").exists():

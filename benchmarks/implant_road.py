@@ -60,7 +60,7 @@ PRETRAIN: dict[str, Options] = {
 DETECT: dict[str, tuple[str, Options]] = {
     "base": ("configs/idd_{init}.yaml", ()),
     "tiny": ("configs/idd_tiny.yaml", ()),
-    "smoke": (runs.CONFIG, runs.SMOKE),
+    "smoke": (runs.CONFIG, (*runs.SMOKE, *runs.HEAD)),
 }
 
 
@@ -97,7 +97,7 @@ def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: i
     config = config.format(init=init)
     weights = pretrained(args, data, init, seed)
     suffix = "_systems" if kind == "systems" else ""
-    of_kind = (*of_dataset(data, "val_fold0", suffix=suffix), *options, *runs.HEAD, "MODEL.MASK_ON", False)
+    of_kind = (*of_dataset(data, "val_fold0", suffix=suffix), *options, "MODEL.MASK_ON", False)
     length = lengths(args.epochs, args.epochs / 12, 1)
     run = args.work / f"{kind}_{init}_seed{seed}"
     runs.train_net(run, config, (*of_kind, *length, *weights, *args.options, "SEED", seed), "--resume")
@@ -158,7 +158,7 @@ def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, 
     config, options = DETECT[args.size]
     config = config.format(init="random")  # whose weights are those of the run
     out = run / "unseen"
-    options = (*options, *runs.HEAD, "MODEL.MASK_ON", False, "MODEL.WEIGHTS", run / "model_final.pth")
+    options = (*options, "MODEL.MASK_ON", False, "MODEL.WEIGHTS", run / "model_final.pth")
     runs.train_net(out, config, (*options, *of_dataset(unseen, "train_fold0"), *args.options), "--eval-only")
     for folder in (data, unseen):
         register_idd(folder, folder.name)

@@ -4,8 +4,8 @@
                                    [--seeds 0 1 2] [--jobs J] [KEY VALUE …]
     python benchmarks/long_tail.py --smoke
 
-RUN: OUTPUT_DIR of a detector of configs/idd_tiny.yaml, trained on the training images of fold 0 of the same phantom
-(head_curve.py's WORK/final). It is trained on for P image passes with each loss, and evaluated on images of the
+RUN: OUTPUT_DIR of a detector of configs/idd_tiny.yaml with MODEL.ROI_HEADS.NAME ImplantROIHeads, trained on the
+training images of fold 0 of the same phantom (best_detector.py's WORK/final). It is trained on for P image passes with each loss, and evaluated on images of the
 validation part.
 An interrupted run goes on when it is started again with the same --work.
 """
