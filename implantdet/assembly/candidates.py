@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from implantdet.assembly.geometry import Array, Indices, angle_to_axis, centres, intersection_area, iou, sizes, unit
+from implantdet.assembly.geometry import (
+    Array,
+    Bools,
+    Indices,
+    angle_to_axis,
+    centres,
+    intersection_area,
+    iou,
+    sizes,
+    unit,
+)
 from implantdet.assembly.likelihood import PAIRS, PATTERNS, ImplantModel, tail_cost
 from implantdet.structures import SLOTS, Scale
 
@@ -21,6 +31,7 @@ NEW = 3.0  # nats that every implant costs, so that one is preferred to two halv
 SAME = 0.5  # share of the smaller of two boxes, or IoU with a whole implant, from which they are one implant
 PER_PART = 12  # candidates that a part is left with
 ENLARGED = 1.25  # a panoramic radiograph shows an implant so many times as long as it is, and rarely more
+CROWN_HEIGHT = 4.0  # thirds of an implant that a crown on it is high at most
 LENGTH_STD = 0.1  # of the logarithm of lengths beyond that: a zygomatic implant that shows all its thirds remains one
 WHOLE = len(SLOTS) - 1
 _BITS = (1, 2, 4)
@@ -122,13 +133,16 @@ def standing_apart(members: Indices, gain: Array, parts: Parts) -> Indices:
     """[D, 4] implants of which no two are in one place: the given ones, then unexplained whole implants, best first.
 
     Two true implants hardly ever cover half of the smaller one, while a detector that doubts reports the parts of one
-    implant twice. A whole implant that nothing explains is an implant too, with a score that says how sure it is.
+    implant twice. Nor do they stand on each other: there, a coronal third alone is a crown. A whole implant that
+    nothing explains is an implant too, with a score that says how sure it is.
 
     Args:
         members: [C, 4] implants of the image.
         gain: [C] what each saves against leaving its parts unexplained.
         parts: of the image.
     """
+    real = ~_are_crowns(members, parts)
+    members, gain = members[real], gain[real]
     unexplained = parts.slots == WHOLE
     unexplained[members[members[:, WHOLE] >= 0, WHOLE]] = False
     wholes = np.flatnonzero(unexplained)
@@ -154,6 +168,27 @@ def end_to_end(members: Indices, parts: Parts) -> Array:
     last = np.where(members[:, 2] >= 0, members[:, 2], members[:, 1])
     points = centres(parts.boxes)
     return unit(points[last] - points[first])
+
+
+def _are_crowns(members: Indices, parts: Parts) -> Bools:
+    """[C] which implants are a coronal third alone, right on the coronal end of one that shows its axis."""
+    alone = np.flatnonzero((members[:, 0] >= 0) & (members[:, 1:] < 0).all(axis=1))
+    there = members[:, :WHOLE] >= 0
+    shown = np.flatnonzero(there.sum(axis=1) > 1)
+    crowns = np.zeros(len(members), bool)
+    if not (len(alone) and len(shown)):
+        return crowns
+    first, last = there[shown].argmax(axis=1), WHOLE - 1 - there[shown, ::-1].argmax(axis=1)
+    points = centres(parts.boxes)
+    start = points[members[shown, first]]
+    third = (points[members[shown, last]] - start) / (last - first)[:, None]  # from one third to the next, apically
+    end = start - (first + 0.5)[:, None] * third
+    # In thirds, [lone third, implant]: how far beyond the coronal end, and how far from the axis.
+    offset = (points[members[alone, 0]][:, None] - end) / np.maximum((third**2).sum(axis=1), 1e-9)[:, None]
+    beyond = -(offset * third).sum(axis=2)
+    aside = np.abs(offset[..., 0] * third[:, 1] - offset[..., 1] * third[:, 0])
+    crowns[alone] = ((beyond > 0) & (beyond < CROWN_HEIGHT / 2) & (aside < 1)).any(axis=1)
+    return crowns
 
 
 def _enclosing(members: Indices, parts: Parts) -> Array:

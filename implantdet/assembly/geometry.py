@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Bools = NDArray[np.bool_]
 
 # Pull of the usual aspect ratio, relative to the box: decides at a tilt of 45°, where every rectangle of the same
 # length + width has the same box, and is 1 % otherwise.

@@ -75,6 +75,33 @@ def test_every_method_groups_implants_that_stand_apart(method):
     assert groups(fitted(method).assemble(detections(record)), record, is_part) == truth(record, is_part)
 
 
+def on_the_axis(annotations, thirds):
+    """Annotations of a coronal third so many thirds beyond the coronal end of an implant, half as high as the implant.
+
+    Crowns are as wide as that, and the detector took them for a coronal third.
+    """
+    boxes = {CLASSES[a["category_id"]].split(".")[0]: np.array(a["bbox"]) for a in annotations if is_part(a)}
+    centre = {third: (box[:2] + box[2:]) / 2 for third, box in boxes.items()}
+    third = (centre["apical"] - centre["coronal"]) / 2
+    middle = centre["coronal"] - (0.5 + thirds) * third
+    half = 0.75 * np.hypot(*third)
+    box = [*(middle - half), *(middle + half)]
+    return [a | {"bbox": box, "implant_id": -1} for a in annotations if CLASSES[a["category_id"]].startswith("coronal")]
+
+
+@pytest.mark.parametrize("lost", ["", "coronal", "apical"])
+@pytest.mark.parametrize("thirds, is_crown", [(0.8, True), (1.6, True), (5.0, False)])
+def test_a_crown_is_no_implant_and_no_part_of_one(lost, thirds, is_crown):
+    """What looks like a coronal third on top of an implant is its crown; farther off stands one of the other jaw."""
+    for tilt in (0, 33, 90, 170, 250):
+        annotations = implant(0, (400, 400), tilt, 120)
+        seen = [a for a in annotations if is_part(a) and CLASSES[a["category_id"]].split(".")[0] != lost]
+        record = {"width": 800, "height": 800, "annotations": [*seen, *on_the_axis(annotations, thirds)]}
+        found = groups(fitted().assemble(detections(record)), record, is_part)
+        expected = sorted({(0, CLASSES[a["category_id"]].split(".")[0]) for a in seen})
+        assert found == sorted([expected] if is_crown else [expected, [(-1, "coronal")]])
+
+
 def summary(implants, change=lambda box: box):
     """All that must not change, and boxes and axes under ``change``."""
     return [
