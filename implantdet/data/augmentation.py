@@ -95,6 +95,10 @@ def zoomed(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     sizes = cfg.INPUT
     sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST = round(zoom * sizes.MIN_SIZE_TEST), round(zoom * sizes.MAX_SIZE_TEST)
+    # Of pre-training, whose crops all have the same number of pixels.
+    sizes.MIN_CROP_AREA, sizes.MAX_CROP_AREA = (
+        min(a / zoom**2, 1.0) for a in (sizes.MIN_CROP_AREA, sizes.MAX_CROP_AREA)
+    )
     if not sizes.CROP.ENABLED:
         sizes.MIN_SIZE_TRAIN = tuple(round(zoom * size) for size in sizes.MIN_SIZE_TRAIN)
         sizes.MAX_SIZE_TRAIN = round(zoom * sizes.MAX_SIZE_TRAIN)

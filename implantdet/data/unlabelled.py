@@ -19,7 +19,7 @@ from numpy import ndarray
 from torchvision.transforms import RandomResizedCrop
 from tqdm import tqdm
 
-from implantdet.data.augmentation import SmoothResizeTransform
+from implantdet.data.augmentation import SmoothResizeTransform, zoomed
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.data.images import find_radiographs, read_radiograph
 from implantdet.data.phash import picture_hash, same_pictures
@@ -73,20 +73,25 @@ class UnlabelledMapper(RadiographMapper):
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Settings from ``INPUT`` and ``MODEL.VIT.IMG_SIZE``. No noise: it would become what is to be predicted."""
         settings = super().from_config(cfg, is_train)
-        size = cfg.MODEL.VIT.IMG_SIZE
-        settings["augmentations"], settings["panoramic"] = [SquareCrop(size, 1.0)], None
-        if is_train:
-            settings["augmentations"] = [
-                SquareCrop(size, cfg.INPUT.MIN_CROP_AREA, cfg.INPUT.MAX_CROP_AREA),
-                T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
-                T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),
-                T.RandomApply(T.RandomRotation([-90, 90], sample_style="choice"), cfg.INPUT.ROT90_PROB),
-            ]
+        settings["augmentations"] = _augmentations(cfg, is_train)
+        settings["panoramic"] = _augmentations(zoomed(cfg), is_train)
         return settings
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one dataset dict; it is not changed."""
         return super().__call__({key: value for key, value in dataset_dict.items() if key != "annotations"})
+
+
+def _augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    size = cfg.MODEL.VIT.IMG_SIZE
+    if not is_train:
+        return [SquareCrop(size, 1.0)]
+    return [
+        SquareCrop(size, cfg.INPUT.MIN_CROP_AREA, cfg.INPUT.MAX_CROP_AREA),
+        T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
+        T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),
+        T.RandomApply(T.RandomRotation([-90, 90], sample_style="choice"), cfg.INPUT.ROT90_PROB),
+    ]
 
 
 def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:

@@ -167,6 +167,18 @@ def test_square_crop_keeps_to_its_area():
     assert np.array_equal(whole, image)
 
 
+def test_crops_of_panoramics_show_as_much_less(cfg):
+    """A quarter of the area: in as many pixels, everything is twice as large."""
+    cfg.INPUT.PANORAMIC_ZOOM, cfg.INPUT.MIN_CROP_AREA, cfg.INPUT.MAX_CROP_AREA = 2.0, 0.4, 0.4
+    mapper = UnlabelledMapper(cfg, is_train=True)
+    levels = np.zeros((200, 300), np.uint8)
+    for modality, share in ((None, 0.4), ("periapical", 0.4), ("panoramic", 0.1)):
+        image, transforms = mapper.augment(levels, modality)
+        crop = transforms.transforms[0]
+        assert crop.w * crop.h == pytest.approx(share * 200 * 300, rel=0.03)
+        assert image.shape[1:] == (cfg.MODEL.VIT.IMG_SIZE,) * 2
+
+
 @pytest.mark.parametrize(("min_area", "max_area"), [(0.0, 1.0), (1.5, 1.0), (0.5, 0.2), (0.5, 1.1)])
 def test_square_crop_names_wrong_areas(min_area, max_area):
     with pytest.raises(ValueError, match=f"found INPUT.MIN_CROP_AREA {min_area} and INPUT.MAX_CROP_AREA {max_area};"):
