@@ -25,7 +25,7 @@ CONFIG = "configs/idd_tiny.yaml"
 # Detectron2's ViT pads every image to a square of one size, in training and in evaluation.
 WHOLE = (
     *("INPUT.CROP.ENABLED", "False", "MODEL.VIT.IMG_SIZE", "224"),
-    *("INPUT.MIN_SIZE_TRAIN", "(224,)", "INPUT.MIN_SIZE_TEST", "224"),
+    *("INPUT.MIN_SIZE_TRAIN", "(224,)", "INPUT.MIN_SIZE_TEST", "224", "INPUT.PANORAMIC_ZOOM", "1.0"),
 )
 
 

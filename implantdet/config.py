@@ -33,7 +33,8 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # Crops should show things as large as the detector will see them.
     cfg.INPUT.MIN_CROP_AREA = 0.2
     cfg.INPUT.MAX_CROP_AREA = 1.0  # pre-training: largest share, in [MIN_CROP_AREA, 1]
-    # Images with the modality `panoramic` are seen this many times as large as others, > 0: teeth are small in them.
+    # Images with the modality `panoramic` are seen this many times as large, 1 to 8: implants are small in them. With
+    # INPUT.CROP, and in pre-training, their crops are so many times smaller and come in as many pixels.
     cfg.INPUT.PANORAMIC_ZOOM = 1.0
     cfg.INPUT.NOISE_FRACTION = 0.06  # noise replaces up to this fraction of the pixels, in [0, 1]; paper section 4.3
     cfg.INPUT.FLIP_PROB = 0.5  # probability of each flip, horizontal and vertical, in [0, 1]

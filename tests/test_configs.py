@@ -71,8 +71,8 @@ def test_the_options_of_the_readme_can_be_given(name):
         before = cfg.clone()
         cfg.merge_from_list(row.replace("`, `", " ").split())
         check_part_head(cfg)
-        if name == "idd_random":
-            assert cfg != before, f"{row} is no option: it is set already"
+        set_already = name == "idd_tiny" and "CascadeImplantROIHeads" in row
+        assert cfg != before or set_already, f"{row} is no option: it is set already"
 
 
 def test_paper_sizes():

@@ -141,7 +141,7 @@ def standing_apart(members: Indices, gain: Array, parts: Parts) -> Indices:
         gain: [C] what each saves against leaving its parts unexplained.
         parts: of the image.
     """
-    real = ~_are_crowns(members, parts)
+    real = ~_are_crowns(members, gain, parts)
     members, gain = members[real], gain[real]
     unexplained = parts.slots == WHOLE
     unexplained[members[members[:, WHOLE] >= 0, WHOLE]] = False
@@ -170,8 +170,8 @@ def end_to_end(members: Indices, parts: Parts) -> Array:
     return unit(points[last] - points[first])
 
 
-def _are_crowns(members: Indices, parts: Parts) -> Bools:
-    """[C] which implants are a coronal third alone, right on the coronal end of one that shows its axis."""
+def _are_crowns(members: Indices, gain: Array, parts: Parts) -> Bools:
+    """[C] which implants are a coronal third alone, right on the coronal end of a surer one that shows its axis."""
     alone = np.flatnonzero((members[:, 0] >= 0) & (members[:, 1:] < 0).all(axis=1))
     there = members[:, :WHOLE] >= 0
     shown = np.flatnonzero(there.sum(axis=1) > 1)
@@ -179,15 +179,17 @@ def _are_crowns(members: Indices, parts: Parts) -> Bools:
     if not (len(alone) and len(shown)):
         return crowns
     first, last = there[shown].argmax(axis=1), WHOLE - 1 - there[shown, ::-1].argmax(axis=1)
-    points = centres(parts.boxes)
+    points, lone = centres(parts.boxes), members[alone, 0]
     start = points[members[shown, first]]
     third = (points[members[shown, last]] - start) / (last - first)[:, None]  # from one third to the next, apically
-    end = start - (first + 0.5)[:, None] * third
-    # In thirds, [lone third, implant]: how far beyond the coronal end, and how far from the axis.
-    offset = (points[members[alone, 0]][:, None] - end) / np.maximum((third**2).sum(axis=1), 1e-9)[:, None]
-    beyond = -(offset * third).sum(axis=2)
-    aside = np.abs(offset[..., 0] * third[:, 1] - offset[..., 1] * third[:, 0])
-    crowns[alone] = ((beyond > 0) & (beyond < CROWN_HEIGHT / 2) & (aside < 1)).any(axis=1)
+    offset = points[lone][:, None] - (start - (first + 0.5)[:, None] * third)  # from the coronal end, [lone, shown]
+    apical = unit(third)
+    beyond = -(offset * apical).sum(axis=2)
+    aside = np.abs(offset[..., 0] * apical[:, 1] - offset[..., 1] * apical[:, 0])
+    # A crown is about as large on a long implant.
+    reach = np.minimum(np.hypot(*third.T), sizes(parts.boxes[lone]).max(axis=1)[:, None])
+    on_top = (beyond > 0) & (beyond < CROWN_HEIGHT / 2 * reach) & (aside < reach)
+    crowns[alone] = (on_top & (gain[shown] >= gain[alone][:, None])).any(axis=1)
     return crowns
 
 

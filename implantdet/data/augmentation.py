@@ -5,11 +5,15 @@ Random numbers come from NumPy's global generator, as in Detectron2's own augmen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import Transform
 from PIL import Image
+
+MAX_ZOOM = 8  # of panoramic radiographs
 
 
 class PixelNoiseTransform(Transform):
@@ -82,42 +86,52 @@ class SmoothResizeShortestEdge(T.ResizeShortestEdge):
         return resize
 
 
-def zoomed(cfg: CfgNode) -> CfgNode:
-    """``cfg`` for panoramic radiographs: larger by ``INPUT.PANORAMIC_ZOOM``, or in crops of as much less of the image.
+class ZoomedCrop(T.RandomCrop):
+    """Detectron2's, but so many times smaller: in as many pixels, everything is as much larger.
+
+    Args:
+        crop_type, crop_size: of ``RandomCrop``.
+        zoom: 1 or more.
+    """
+
+    def __init__(self, crop_type: str, crop_size: Sequence[float], zoom: float) -> None:
+        super().__init__(crop_type, crop_size)
+        self.zoom = zoom
+
+    def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width in pixels, of an image of this height and width."""
+        height, width = super().get_crop_size(image_size)
+        return max(round(height / self.zoom), 1), max(round(width / self.zoom), 1)
+
+
+def panoramic_zoom(cfg: CfgNode) -> float:
+    """``INPUT.PANORAMIC_ZOOM``.
 
     Raises:
-        ValueError: the zoom is not above 0.
+        ValueError: it is not from 1 to ``MAX_ZOOM``.
     """
-    zoom = cfg.INPUT.PANORAMIC_ZOOM
-    if not zoom > 0:
-        raise ValueError(f"INPUT.PANORAMIC_ZOOM must be above 0; found {zoom}")
-    cfg = cfg.clone()
-    cfg.defrost()
-    sizes = cfg.INPUT
-    sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST = round(zoom * sizes.MIN_SIZE_TEST), round(zoom * sizes.MAX_SIZE_TEST)
-    # Of pre-training, whose crops all have the same number of pixels.
-    sizes.MIN_CROP_AREA, sizes.MAX_CROP_AREA = (
-        min(a / zoom**2, 1.0) for a in (sizes.MIN_CROP_AREA, sizes.MAX_CROP_AREA)
-    )
-    if not sizes.CROP.ENABLED:
-        sizes.MIN_SIZE_TRAIN = tuple(round(zoom * size) for size in sizes.MIN_SIZE_TRAIN)
-        sizes.MAX_SIZE_TRAIN = round(zoom * sizes.MAX_SIZE_TRAIN)
-    elif sizes.CROP.TYPE.startswith("relative"):
-        sizes.CROP.SIZE = [min(share / zoom, 1.0) for share in sizes.CROP.SIZE]
-    else:  # pixels of the file
-        sizes.CROP.SIZE = [max(round(pixels / zoom), 1) for pixels in sizes.CROP.SIZE]
-    return cfg
+    if not 1 <= cfg.INPUT.PANORAMIC_ZOOM <= MAX_ZOOM:
+        raise ValueError(f"INPUT.PANORAMIC_ZOOM must be from 1 to {MAX_ZOOM}; found {cfg.INPUT.PANORAMIC_ZOOM}")
+    return float(cfg.INPUT.PANORAMIC_ZOOM)
 
 
-def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Resize by ``INPUT.MIN_SIZE_*`` and ``MAX_SIZE_*``; for training crop before that, then flip, turn, add noise."""
+def build_augmentation(cfg: CfgNode, is_train: bool, zoom: float = 1.0) -> list[T.Augmentation]:
+    """Resize by ``INPUT.MIN_SIZE_*`` and ``MAX_SIZE_*``; for training crop before that, then flip, turn, add noise.
+
+    Args:
+        cfg: with the keys of ``add_implantdet_config``.
+        is_train: for training.
+        zoom: images come this many times as large; where they are cropped, the crops are as much smaller.
+    """
     if not is_train:
-        return [SmoothResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-    sizes = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    crop = [T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)] if cfg.INPUT.CROP.ENABLED else []
+        largest = round(zoom * cfg.INPUT.MAX_SIZE_TEST)
+        return [SmoothResizeShortestEdge(round(zoom * cfg.INPUT.MIN_SIZE_TEST), largest, "choice")]
+    crop = [ZoomedCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, zoom)] if cfg.INPUT.CROP.ENABLED else []
+    left = 1.0 if crop else zoom
+    sizes = tuple(round(left * size) for size in cfg.INPUT.MIN_SIZE_TRAIN), round(left * cfg.INPUT.MAX_SIZE_TRAIN)
     return [
         *crop,
-        SmoothResizeShortestEdge(*sizes),
+        SmoothResizeShortestEdge(*sizes, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),
         # Quarter turns of RotationTransform move pixels without interpolating them (tested).

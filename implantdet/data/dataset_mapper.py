@@ -14,7 +14,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
-from implantdet.data.augmentation import build_augmentation, zoomed
+from implantdet.data.augmentation import build_augmentation, panoramic_zoom
 from implantdet.data.checks import PANORAMIC
 from implantdet.data.images import read_radiograph, to_float
 from implantdet.data.problems import DataError
@@ -40,7 +40,7 @@ class RadiographMapper(DatasetMapper):
         *,
         num_channels: int,
         supercategories: Sequence[str] = (),
-        panoramic: Sequence[T.Augmentation] | None = None,
+        panoramic_augmentations: Sequence[T.Augmentation] | None = None,
         **kwargs: Any,
     ) -> None:
         """Store the settings.
@@ -49,7 +49,7 @@ class RadiographMapper(DatasetMapper):
             is_train: keep the annotations, as ``instances``.
             num_channels: C, 1 or 3.
             supercategories: of the categories, where the dataset has them.
-            panoramic: augmentations of panoramic radiographs; None: ``augmentations``, as for all others.
+            panoramic_augmentations: of panoramic radiographs; None: ``augmentations``, as for all others.
             **kwargs: those of :class:`detectron2.data.DatasetMapper`; ``image_format`` is without effect.
 
         Raises:
@@ -60,14 +60,16 @@ class RadiographMapper(DatasetMapper):
             raise ValueError(f"MODEL.PIXEL_MEAN must have 1 or 3 values; found {num_channels}")
         self.num_channels = num_channels
         self.supercategories = tuple(supercategories)
-        self.panoramic = self.augmentations if panoramic is None else T.AugmentationList(panoramic)
+        self.panoramic_augmentations = self.augmentations
+        if panoramic_augmentations is not None:
+            self.panoramic_augmentations = T.AugmentationList(panoramic_augmentations)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Detectron2's settings with our augmentations."""
         settings = super().from_config(cfg, is_train)
         settings["augmentations"] = build_augmentation(cfg, is_train)
-        settings["panoramic"] = build_augmentation(zoomed(cfg), is_train)
+        settings["panoramic_augmentations"] = build_augmentation(cfg, is_train, panoramic_zoom(cfg))
         settings["num_channels"] = len(cfg.MODEL.PIXEL_MEAN)
         # A dataset that was not read yet has none.
         metadata = [MetadataCatalog.get(name) for name in cfg.DATASETS.TRAIN[:1]]
@@ -93,7 +95,7 @@ class RadiographMapper(DatasetMapper):
     def augment(self, levels: np.ndarray, modality: str | None = None) -> tuple[torch.Tensor, T.TransformList]:
         """The model's image, (C, H, W), and how it was made, from (H, W) grey levels of ``read_radiograph``."""
         augmented = T.AugInput(to_float(levels))
-        transforms = (self.panoramic if modality == PANORAMIC else self.augmentations)(augmented)
+        transforms = (self.panoramic_augmentations if modality == PANORAMIC else self.augmentations)(augmented)
         image = torch.from_numpy(np.array(augmented.image))  # copied: flips leave negative strides
         return image.repeat(self.num_channels, 1, 1), transforms
 

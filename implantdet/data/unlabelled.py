@@ -19,7 +19,7 @@ from numpy import ndarray
 from torchvision.transforms import RandomResizedCrop
 from tqdm import tqdm
 
-from implantdet.data.augmentation import SmoothResizeTransform, zoomed
+from implantdet.data.augmentation import SmoothResizeTransform, panoramic_zoom
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.data.images import find_radiographs, read_radiograph
 from implantdet.data.phash import picture_hash, same_pictures
@@ -74,7 +74,7 @@ class UnlabelledMapper(RadiographMapper):
         """Settings from ``INPUT`` and ``MODEL.VIT.IMG_SIZE``. No noise: it would become what is to be predicted."""
         settings = super().from_config(cfg, is_train)
         settings["augmentations"] = _augmentations(cfg, is_train)
-        settings["panoramic"] = _augmentations(zoomed(cfg), is_train)
+        settings["panoramic_augmentations"] = _augmentations(cfg, is_train, panoramic_zoom(cfg))
         return settings
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -82,12 +82,15 @@ class UnlabelledMapper(RadiographMapper):
         return super().__call__({key: value for key, value in dataset_dict.items() if key != "annotations"})
 
 
-def _augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+def _augmentations(cfg: CfgNode, is_train: bool, zoom: float = 1.0) -> list[T.Augmentation]:
     size = cfg.MODEL.VIT.IMG_SIZE
     if not is_train:
         return [SquareCrop(size, 1.0)]
+    areas = [cfg.INPUT.MIN_CROP_AREA, cfg.INPUT.MAX_CROP_AREA]
+    if areas[0] != 1:  # 1: whole images
+        areas = [area / zoom**2 for area in areas]
     return [
-        SquareCrop(size, cfg.INPUT.MIN_CROP_AREA, cfg.INPUT.MAX_CROP_AREA),
+        SquareCrop(size, *areas),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),
         T.RandomApply(T.RandomRotation([-90, 90], sample_style="choice"), cfg.INPUT.ROT90_PROB),

@@ -12,6 +12,7 @@ from detectron2.structures import Instances
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.state import read_classes
 from implantdet.config import add_implantdet_config
+from implantdet.data.checks import MODALITIES
 from implantdet.data.problems import DataError
 from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.merging import merge
@@ -77,6 +78,8 @@ class ImplantPredictor:
 
     def detect(self, levels: np.ndarray, modality: str | None = None) -> Instances:
         """The detections of the first stage, on the CPU; arguments as in ``__call__``."""
+        if modality not in (None, *MODALITIES):
+            raise ValueError(f"modality: found {modality!r}, expected None or one of {', '.join(MODALITIES)}")
         image, _ = self._mapper.augment(levels, modality)
         height, width = levels.shape
         record = {"image": image, "height": height, "width": width, "modality": modality}
@@ -90,5 +93,8 @@ class ImplantPredictor:
             levels: (H, W) grey levels, uint8 or uint16, as ``implantdet.data.images.read_radiograph`` returns them.
             mm_per_pixel: scale, where it is known; where pixels are not square, 2×2.
             modality: ``panoramic`` or ``periapical``, where it is known: ``INPUT.PANORAMIC_ZOOM`` asks for it.
+
+        Raises:
+            ValueError: it is another modality.
         """
         return self._assembler.explain(self.detect(levels, modality), mm_per_pixel)

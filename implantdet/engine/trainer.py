@@ -18,7 +18,6 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from implantdet.assembly.assembler import PartAssembler
-from implantdet.data.augmentation import build_augmentation, zoomed
 from implantdet.data.copy_paste import Mapper, add_copy_paste
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.engine.checkpoint import BEST, Checkpointer
@@ -163,7 +162,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_mapper(cls, cfg: CfgNode) -> RadiographMapper:
         """Images by ``INPUT.MIN_SIZE_TEST``; in their own size for the versions of ``build_detector``."""
-        own_size: dict[str, Any] = {"augmentations": [], "panoramic": []} if cfg.TEST.AUG.ENABLED else {}
+        own_size: dict[str, Any] = {"augmentations": [], "panoramic_augmentations": []} if cfg.TEST.AUG.ENABLED else {}
         return RadiographMapper(cfg, is_train=False, **own_size)
 
     @classmethod
@@ -219,8 +218,8 @@ class Trainer(DefaultTrainer):
 
 def build_validation_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     """The test sets with their ground truth, one image by one, without augmentation."""
-    as_tested = {"augmentations": cfg, "panoramic": zoomed(cfg)}
-    as_tested = {name: build_augmentation(settings, is_train=False) for name, settings in as_tested.items()}
+    tested = RadiographMapper.from_config(cfg, is_train=False)
+    as_tested = {key: tested[key] for key in ("augmentations", "panoramic_augmentations")}
     mapper = RadiographMapper(cfg, is_train=True, **as_tested)
     dataset_dicts = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
     return build_detection_test_loader(dataset_dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)

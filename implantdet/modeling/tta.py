@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from fvcore.transforms import HFlipTransform, TransformList, VFlipTransform
 from torch import Tensor, nn
 
-from implantdet.data.augmentation import SmoothResizeShortestEdge, SmoothResizeTransform
+from implantdet.data.augmentation import SmoothResizeShortestEdge, SmoothResizeTransform, panoramic_zoom
 from implantdet.data.checks import PANORAMIC
 from implantdet.modeling.uniting import Uniter
 
@@ -48,7 +48,7 @@ class SymmetryTTA(DatasetMapperTTA):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``TEST.AUG`` and ``INPUT.PANORAMIC_ZOOM``."""
-        own = {"rot90": cfg.TEST.AUG.ROT90, "panoramic_zoom": cfg.INPUT.PANORAMIC_ZOOM}
+        own = {"rot90": cfg.TEST.AUG.ROT90, "panoramic_zoom": panoramic_zoom(cfg)}
         return super().from_config(cfg) | own
 
     def __call__(self, dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:

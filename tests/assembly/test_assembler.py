@@ -89,7 +89,7 @@ def on_the_axis(annotations, thirds):
     return [a | {"bbox": box, "implant_id": -1} for a in annotations if CLASSES[a["category_id"]].startswith("coronal")]
 
 
-@pytest.mark.parametrize("lost", ["", "coronal", "apical"])
+@pytest.mark.parametrize("lost", ["", "coronal", "middle", "apical"])
 @pytest.mark.parametrize("thirds, is_crown", [(0.8, True), (1.6, True), (5.0, False)])
 def test_a_crown_is_no_implant_and_no_part_of_one(lost, thirds, is_crown):
     """What looks like a coronal third on top of an implant is its crown; farther off stands one of the other jaw."""

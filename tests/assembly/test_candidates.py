@@ -168,3 +168,44 @@ def test_a_loose_whole_implant_beside_another_stays():
     layout = Parts(np.array([[0.0, 0, 20, 60], [0.0, 0, 50, 60]]), np.array([WHOLE, WHOLE]), np.array([2.0, 1.0]))
     nothing = np.empty((0, 4), np.intp)
     assert len(standing_apart(nothing, np.empty(0), layout)) == 2  # IoU 0.4
+
+
+@pytest.mark.parametrize(
+    "aside, beyond, side, is_crown",
+    [
+        (0, 57, 40, True),
+        (0, 63, 40, False),  # higher than a crown
+        (27, 40, 40, True),
+        (-33, 40, 40, False),  # beside the axis
+        (0, -130, 40, False),  # beyond the apex
+        (0, 37, 20, True),
+        (0, 43, 20, False),  # a crown as small as that would reach down to the implant
+    ],
+)
+@pytest.mark.parametrize("shown", [(0, 1, 2), (0, 2), (1, 2)], ids=str)
+def test_a_lone_coronal_third_on_top_of_an_implant_is_its_crown(aside, beyond, side, is_crown, shown):
+    """The implant stands upright from y = 100 to 190, in thirds of 30."""
+    x, y = 15 + aside, 100 - beyond
+    layout = parts([*column(0, y=100), [x - side / 2, y - side / 2, x + side / 2, y + side / 2]], [0, 1, 2, 0])
+    members = np.array([[3, -1, -1, -1], [k if k in shown else -1 for k in (0, 1, 2)] + [-1]])
+    found = standing_apart(members, np.array([5.0, 5.0]), layout)
+    assert sorted(found[:, 0].tolist()) == sorted([0 if 0 in shown else -1] + ([] if is_crown else [3]))
+
+
+@pytest.mark.parametrize("gain, is_crown", [(5.0, True), (5.1, False)])
+def test_a_surer_lone_third_is_no_crown(gain, is_crown):
+    layout = parts([*column(0, y=100), [-5, 40, 35, 80]], [0, 1, 2, 0])
+    found = standing_apart(np.array([[3, -1, -1, -1], [0, 1, 2, -1]]), np.array([gain, 5.0]), layout)
+    assert len(found) == (1 if is_crown else 2)
+
+
+@pytest.mark.parametrize("slots", [(1, None), (2, None), (0, WHOLE)])
+def test_other_thirds_and_those_with_a_whole_implant_are_no_crowns(slots):
+    slot, whole = slots
+    layout = parts([*column(0, y=100), [-5, 40, 35, 80], [-5, 40, 35, 80]], [0, 1, 2, slot, WHOLE])
+    lone = np.full(4, -1)
+    lone[slot] = 3
+    if whole:
+        lone[WHOLE] = 4
+    found = standing_apart(np.array([lone, [0, 1, 2, -1]]), np.array([5.0, 5.0]), layout)
+    assert lone.tolist() in found.tolist()

@@ -165,25 +165,35 @@ def test_panoramics_come_larger(record):
 
 
 @pytest.mark.parametrize(
-    "zoom, kind, size, sides",
+    "kind, size, sides",
     [
-        (2.0, "relative", [0.5, 0.5], {"periapical": 24, "panoramic": 12}),
-        (2.0, "absolute", [32, 32], {"periapical": 32, "panoramic": 16}),
-        (0.5, "relative", [0.75, 0.75], {"periapical": 36, "panoramic": 48}),  # no crop is larger than the image
+        ("relative", [0.5, 0.5], {"periapical": (24, 24), "panoramic": (12, 12)}),
+        ("relative_range", [0.75, 0.75], {"periapical": (36, 48), "panoramic": (18, 24)}),
+        ("absolute", [32, 32], {"periapical": (32, 32), "panoramic": (16, 16)}),
+        ("absolute_range", [24, 36], {"periapical": (24, 36), "panoramic": (12, 18)}),
     ],
 )
-def test_crops_of_panoramics_show_less_of_them_in_as_many_pixels(zoom, kind, size, sides):
+def test_crops_of_panoramics_show_less_of_them_in_as_many_pixels(kind, size, sides):
     options = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": kind, "INPUT__CROP__SIZE": size}
-    mapper = RadiographMapper(config(INPUT__PANORAMIC_ZOOM=zoom, **options), True)
-    for modality, side in sides.items():
-        image, transforms = mapper.augment(levels()[:, :HEIGHT], modality)
-        assert (transforms.transforms[0].w, transforms.transforms[0].h) == (side, side)
-        assert image.shape[1:] == (HEIGHT, HEIGHT)
+    mapper = RadiographMapper(config(INPUT__PANORAMIC_ZOOM=2.0, **options), True)
+    for modality, (low, high) in sides.items():
+        for _ in range(20):
+            image, transforms = mapper.augment(levels()[:, :HEIGHT], modality)
+            crop = transforms.transforms[0]
+            assert low <= crop.w <= high and low <= crop.h <= high
+            assert min(image.shape[1:]) == HEIGHT
 
 
-@pytest.mark.parametrize("zoom", [0.0, -1.0, float("nan")])
-def test_a_zoom_that_is_none_is_an_error(zoom):
-    with pytest.raises(ValueError, match=r"INPUT.PANORAMIC_ZOOM must be above 0; found"):
+def test_the_longest_edge_of_panoramics_may_be_longer():
+    sizes = {"INPUT__MAX_SIZE_TRAIN": WIDTH // 2, "INPUT__MAX_SIZE_TEST": WIDTH // 2}
+    for is_train in (True, False):
+        mapper = RadiographMapper(config(INPUT__PANORAMIC_ZOOM=2.0, **sizes), is_train)
+        assert [mapper.augment(levels(), m)[0].shape[2] for m in ("periapical", "panoramic")] == [WIDTH // 2, WIDTH]
+
+
+@pytest.mark.parametrize("zoom", [0.5, 8.5, float("nan")])
+def test_a_zoom_out_of_range_is_an_error(zoom):
+    with pytest.raises(ValueError, match=r"INPUT.PANORAMIC_ZOOM must be from 1 to 8; found"):
         RadiographMapper(config(INPUT__PANORAMIC_ZOOM=zoom), True)
 
 

@@ -58,14 +58,16 @@ def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, 
         checkpoint["model"] = {key: torch.zeros_like(value) for key, value in checkpoint["model"].items()}
         torch.save(checkpoint, out / "model_final.pth")
     predictor = ImplantPredictor(out, device="cpu")
-    found = 0
+    found = {"panoramic": 0, "periapical": 0}
     for image in written["images"]:
         record = records[image["image_id"]]
         assembly = predictor(read_radiograph(record["file_name"]), modality=record["modality"])
         mine = [implant_content(implant) for implant in assembly.implants]
         assert json.loads(json.dumps(mine)) == image["implants"]
-        found += len(mine)
-    assert found
+        found[record["modality"]] += len(mine)
+    assert all(found.values())
+    with pytest.raises(ValueError, match="modality: found 'Panoramic', expected None or one of panoramic, periapical"):
+        predictor(np.zeros((60, 60), np.uint8), modality="Panoramic")
 
 
 def test_grey_levels_of_16_bits_and_their_scale_are_taken(tiny_cfg, tmp_path):

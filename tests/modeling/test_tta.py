@@ -64,8 +64,9 @@ def test_versions_shrink_by_averaging(channels):
 
 
 def test_versions_of_panoramics_are_larger(tiny_cfg):
-    cfg = tiny_cfg("TEST.AUG.MIN_SIZES", "(40, 60)", "TEST.AUG.ROT90", "False", "TEST.AUG.FLIP", "False",
-                   "INPUT.PANORAMIC_ZOOM", "1.5")  # fmt: skip
+    options = ("TEST.AUG.MIN_SIZES", "(40, 60)", "TEST.AUG.ROT90", "False", "TEST.AUG.FLIP", "False")
+    largest = ("TEST.AUG.MAX_SIZE", "90")  # the width of the larger version
+    cfg = tiny_cfg(*options, *largest, "INPUT.PANORAMIC_ZOOM", "1.5")
     for modality, heights in (("periapical", [40, 60]), ("panoramic", [60, 90])):
         versions = SymmetryTTA(cfg)(painted() | {"modality": modality})
         assert [version["image"].shape[1] for version in versions] == heights
