@@ -20,7 +20,7 @@ from typing import Any
 import head_runs as runs
 from _record import RESULTS
 from head_curve import subset
-from implant_road import lengths, of_dataset, tables
+from implant_road import of_dataset, tables
 from PIL import Image
 
 from implantdet.data.idd import load_idd
@@ -65,7 +65,7 @@ def by_modality(data: Path, truth: dict[str, Any], found: list[dict[str, Any]]) 
         ids = {image["id"] for image in images}
         own = [[record for record in records if record["image_id"] in ids] for records in (truth["annotations"], found)]
         if own[0]:
-            metrics = runs.metrics(truth | {"images": images, "annotations": own[0]}, own[1])
+            metrics = without_nan(runs.metrics(truth | {"images": images, "annotations": own[0]}, own[1]))
             told[modality] = {"num_images": len(images), **metrics}
     return told
 
@@ -73,7 +73,7 @@ def by_modality(data: Path, truth: dict[str, Any], found: list[dict[str, Any]]) 
 def hours(run: Path) -> float:
     """How long the steps of a training took, without evaluations and checkpoints."""
     lines = (run / "metrics.json").read_text(encoding="utf-8").splitlines()
-    steps = [line for line in map(json.loads, lines) if "time" in line]  # of every 20th step: the mean until there
+    steps = [line for line in map(json.loads, lines) if "time" in line]  # of every 20th step: the median since the last
     last = steps[-1]["iteration"] + 1
     return sum(step["time"] for step in steps) / len(steps) * last / 3600
 
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     epochs = arguments.passes / num_train
     options = (
         *of_dataset(data, "val_fold0"),
-        *lengths(epochs, epochs / 12, 1),
+        *runs.lengths(epochs, num_checkpoints=1),
         *("MODEL.MASK_ON", False, "SEED", 0, *arguments.options),
     )
     flags = ("--resume", "--num-gpus", arguments.processes)
@@ -110,7 +110,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "training_hours": hours(run),
         "config": arguments.config,
         "options": arguments.options,
-        "metrics": runs.metrics(truth, found),
+        "metrics": without_nan(runs.metrics(truth, found)),
         "all": without_nan(coco_metrics(truth, found)),
         "by_modality": by_modality(data, truth, found),
         "axes": runs.axis_accuracy(truth, found),
@@ -121,15 +121,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Train what is missing, then write ``results/best_detector.json``."""
-    parser = runs.parser_of(__doc__, "best_detector", images=5572)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("output/best_detector"), help="data and run")
+    parser.add_argument("--images", type=int, default=5572, help="size of the phantom")
     parser.add_argument("--passes", type=int, default=36000, help="images that the detector sees")
     parser.add_argument("--processes", type=int, default=2, help="of the training, on the CPU")
     parser.add_argument("--config", default="configs/idd_tiny.yaml")
-    smoke = {"passes": 24, "processes": 1, "config": runs.CONFIG}
-    arguments = parser.parse_args()
-    if arguments.smoke:
-        smoke["options"] = [*runs.SMOKE, *runs.HEAD]
-    runs.report("best_detector", arguments, measure, **smoke)
+    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of the training")
+    smoke = {"passes": 24, "processes": 1, "config": runs.CONFIG, "options": [*runs.SMOKE, *runs.HEAD]}
+    runs.report("best_detector", parser.parse_args(), measure, **smoke)
 
 
 if __name__ == "__main__":

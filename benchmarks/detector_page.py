@@ -83,7 +83,7 @@ def long_tail_section() -> list[str]:
     result = read("long_tail")
     return [
         "## Losses for long tails",
-        f"An earlier detector (36000 crops) is trained on, for {result['image_passes']} crops with each loss "
+        f"An earlier detector is trained on, for {result['image_passes']} crops with each loss "
         f"([`{result['config']}`](../{result['config']}) from the start of its schedule), and evaluated on "
         f"{result['num_val']} validation images; seeds {', '.join(map(str, result['seeds']))}. Federated: *no* counts "
         "for the categories of a batch and for others that are drawn, until they are half of all. Seesaw: *no* is "
@@ -177,7 +177,7 @@ def pixels_section() -> list[str]:
     counts = " and ".join(f"{of_kind['num_images']} {kind}" for kind, of_kind in result["by_kind"].items())
     return [
         "## What more pixels give",
-        "Most of the worst were panoramics, whose thirds are a few pixels wide. An earlier detector, without more "
+        "In panoramics thirds are a few pixels wide. An earlier detector, without more "
         f"training, on the first {counts} radiographs of the test set, at other lengths of the shorter edge, and with "
         "what two lengths find united (`TEST.AUG`):",
         rows(result["by_kind"]),

@@ -27,6 +27,7 @@ import head_runs as runs
 import numpy as np
 import yaml
 from _detections import instances_of
+from _fingerprint import fingerprint
 from _record import RESULTS, write_result
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
@@ -48,6 +49,7 @@ PRETRAIN: dict[str, Options] = {
     "base": (),
     "tiny": (
         *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 128, "INPUT.MIN_SIZE_TEST", 128),
+        *("INPUT.PANORAMIC_ZOOM", 2.0),
         *("MODEL.MIM.DECODER_DIM", 128, "MODEL.MIM.DECODER_HEADS", 4, "MODEL.MIM.EMA_DECAY", 0.99),
         *("SOLVER.IMS_PER_BATCH", 16, "SOLVER.BASE_LR", 0.0005),
     ),
@@ -202,8 +204,13 @@ def pretrainings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def settings_of(args: argparse.Namespace, init: str) -> dict[str, Any]:
     """All that a training depends on beside its kind, init and seed."""
-    names = ("size", "images", "epochs", "options", *(() if INITS[init] is None else ("pretrain_epochs",)))
-    return {name: getattr(args, name) for name in names}
+    config, options = DETECT[args.size]
+    configs = [fingerprint(config.format(init=init), options)]
+    names = ["size", "images", "epochs", "options"]
+    if INITS[init] is not None:
+        configs.append(fingerprint(f"configs/{INITS[init]}.yaml", PRETRAIN[args.size]))
+        names.append("pretrain_epochs")
+    return {name: getattr(args, name) for name in names} | {"configs": configs}
 
 
 def recorded(name: str, settings: dict[str, Any]) -> dict[str, Any] | None:

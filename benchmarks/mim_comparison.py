@@ -9,9 +9,10 @@ of the fold, probe the features on its validation images, fine-tune on the label
 validate. What is finished in OUT is skipped, and what was interrupted goes on from its last checkpoint: so
 --minutes 60, again and again, gets there too. What is finished is written to ``results/<--name>.json``: every run,
 means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed). Runs that are in that file
-already, of the same lengths and size, stay and are not trained again: so one machine can add seeds to what another has
-measured, at the commit that the file names for each of them. Random weights are taken whatever the length of the
-pre-training. A training that fails, as by a collapse, is listed, and the others go on.
+already, of the same configs and lengths, stay and are not trained again: so one machine can add seeds to what another
+has measured, at the commit that the file names for each of them. Runs of other configs leave the file: they compare
+with none of the new ones. Random weights are taken whatever the length of the pre-training. A training that fails, as
+by a collapse, is listed, and the others go on.
 
 --size tiny (ViT-Ti) is for CPUs: it pre-trains all inits on crops of 128 px (to the letter of the paper mde_paper would
 see whole images at half the scale of the detector), probes at 224 px, and fine-tunes by configs/opg_vit_tiny.yaml or,
@@ -35,6 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _fingerprint import fingerprint
 from _paired import paired_difference
 from _record import RESULTS, git, write_result
 
@@ -188,14 +190,34 @@ def key_of(record: dict[str, Any]) -> RunKey:
     return record["dataset"], record["init"], record["fold"], record["seed"], record["labels"]
 
 
+def configs_of(args: argparse.Namespace, data: Path, variant: Variant) -> dict[float, list[str]]:
+    """Fingerprints of the configs behind a variant's runs, by their share of labels."""
+    pretraining = fingerprint(f"configs/{variant.config}.yaml", (*PRETRAIN[args.size], *variant.options))
+    finetuning = fingerprint(*FINETUNE[args.size][has_parts(data)])
+    return {0.0: [pretraining]} | {share: [pretraining, finetuning] for share in args.labels}
+
+
 def recorded(args: argparse.Namespace) -> dict[RunKey, dict[str, Any]]:
-    """Runs of the result file, if it is of the same lengths and size; random weights know no length of pre-training."""
+    """Runs of the result file whose configs and lengths are those that are asked for."""
     found = read_json(RESULTS / f"{args.name}.json")
     settings = found.get("settings", {})
     if any(settings.get(name) != getattr(args, name) for name in ("size", "finetune_epochs", "val_images")):
         return {}
-    same_length = settings["epochs"] == args.epochs
-    return {key_of(record): record for record in found["runs"] if same_length or record["init"] == "random"}
+    asked = {
+        (data.resolve().name, variant.name, share): names
+        for data, variant in itertools.product(args.data, variants(args))
+        for share, names in configs_of(args, data, variant).items()
+    }
+    detectors = {dataset: names[-1] for (dataset, _, share), names in asked.items() if share}
+
+    def same(record: dict[str, Any]) -> bool:
+        names = record.get("configs", [])
+        if expected := asked.get((record["dataset"], record["init"], record["labels"])):
+            return names == expected
+        # An init that is not asked for now is compared with those that are: all need one detector.
+        return not record["labels"] or names[-1:] == [detectors.get(record["dataset"])]
+
+    return {key_of(record): record for record in found["runs"] if same(record)}
 
 
 def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, fold: int, seed: int) -> Iterator[dict]:
@@ -204,10 +226,11 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
     options = (*PRETRAIN[args.size], "SEED", seed, *dataset_options(data, fold), *variant.options)
     pretrained = runs.train(out / "pretrain", f"configs/{variant.config}.yaml", options)
     record = {"dataset": data.name, "init": variant.name, "fold": fold, "seed": seed}
+    configs = configs_of(args, data, variant)
     written = {kind: read_json(pretrained / f"{kind}.json").get(kind, {}) for kind in ("features", "reconstruction")}
     yield (
         record
-        | {"labels": 0.0, "commit": (pretrained / "done").read_text(encoding="utf-8")}
+        | {"labels": 0.0, "configs": configs[0.0], "commit": (pretrained / "done").read_text(encoding="utf-8")}
         | {f"{kind}_{key}": value for kind, found in written.items() for key, value in found.items()}
     )
     config, finetune = FINETUNE[args.size][has_parts(data)]
@@ -234,7 +257,7 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
             *(*length, "SOLVER.EVAL_EPOCHS", args.finetune_epochs / share),
         )
         run = runs.train(out / f"labels_{share:g}", config, options)
-        record |= {"labels": share, "commit": (run / "done").read_text(encoding="utf-8")}
+        record |= {"labels": share, "configs": configs[share], "commit": (run / "done").read_text(encoding="utf-8")}
         yield record | detection_metrics(read_json(run / "results.json")["bbox"]) | losses(run)
 
 

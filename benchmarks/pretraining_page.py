@@ -141,7 +141,7 @@ def comparison_section(name: str, title: str) -> list[str]:
     paragraphs = [
         f"## {title}",
         f"{settings['epochs'][0]:g} epochs of pre-training on the images of the training folds; seeds "
-        f"{', '.join(map(str, settings['seeds']))}; all else alike."
+        f"{', '.join(map(str, settings['seeds']))}; the same data, lengths and detector for all."
         + (
             ("" if result["complete"] else " **Not finished**: runs are missing.")
             + ("" if len(settings["seeds"]) >= SEEDS else f" Fewer than {SEEDS} seeds **prove nothing**.")

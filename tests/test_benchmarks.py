@@ -61,18 +61,43 @@ def test_no_variant_of_pretraining_equals_its_config(benchmark):
 
 def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monkeypatch):
     module = benchmark("mim_comparison")
-    runs = [{"dataset": "d", "init": init, "fold": 0, "seed": 0, "labels": 1.0} for init in ("random", "mde")]
+    write_idd(tmp_path / "d")
     settings = {"size": "tiny", "epochs": [40.0], "finetune_epochs": 12.0, "val_images": None}
-    (tmp_path / "known.json").write_text(json.dumps({"settings": settings, "runs": runs}), encoding="utf-8")
+    asked = settings | {"name": "known", "data": [tmp_path / "d"], "inits": ["random", "mde"], "ratios": []}
+    asked |= {"labels": [1.0]}
     monkeypatch.setattr(module, "RESULTS", tmp_path)
 
-    def inits(**changes):
-        found = module.recorded(argparse.Namespace(name="known", **settings | changes))
-        return [init for _, init, *_ in found]
+    def write():
+        args = argparse.Namespace(**asked)
+        runs = [
+            {"dataset": "d", "init": v.name, "fold": 0, "seed": 0, "labels": share, "configs": configs}
+            for v in module.variants(args)
+            for share, configs in module.configs_of(args, tmp_path / "d", v).items()
+        ]
+        (tmp_path / "known.json").write_text(json.dumps({"settings": settings, "runs": runs}), encoding="utf-8")
 
-    assert inits() == ["random", "mde"]
-    assert inits(epochs=[200.0]) == ["random"]  # which has no pre-training
-    assert inits(finetune_epochs=10.0) == inits(size="base") == inits(val_images=9) == []
+    def known(**changes):
+        found = module.recorded(argparse.Namespace(**asked | changes))
+        return [(init, labels) for _, init, _, _, labels in found]
+
+    write()
+    every = [("random", 0.0), ("random", 1.0), ("mde", 0.0), ("mde", 1.0)]
+    assert known() == every
+    assert known(epochs=[200.0]) == every[:2]  # which has no pre-training
+    assert known(finetune_epochs=10.0) == known(size="base") == known(val_images=9) == []
+    assert known(inits=["mde"]) == every  # the others are compared with it
+    with_parts, without = (module.FINETUNE["tiny"][kind] for kind in (True, False))
+    monkeypatch.setitem(module.FINETUNE, "tiny", {True: without, False: with_parts})
+    assert known() == known(inits=["mde"]) == [every[0], every[2]]  # another detector
+
+
+def test_the_road_takes_no_results_of_another_config(benchmark, monkeypatch):
+    module = benchmark("implant_road")
+    args = argparse.Namespace(size="tiny", images=9, epochs=1.0, options=[], pretrain_epochs=1.0)
+    before = [module.settings_of(args, init) for init in ("random", "mde")]
+    assert before == [module.settings_of(args, init) for init in ("random", "mde")]
+    monkeypatch.setitem(module.DETECT, "tiny", ("configs/idd_tiny.yaml", ("INPUT.PANORAMIC_ZOOM", 1.0)))
+    assert all(module.settings_of(args, i) != old for i, old in zip(("random", "mde"), before, strict=True))
 
 
 def test_reduced_data_keep_patients_whole_and_validation_the_same(benchmark, tmp_path):

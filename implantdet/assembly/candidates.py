@@ -115,10 +115,7 @@ def prefer_known_lengths(candidates: Candidates, parts: Parts, mm_per_pixel: Sca
     members, costs = candidates
     scale = np.array(mm_per_pixel) * (np.eye(2) if isinstance(mm_per_pixel, int | float) else 1.0)
     length = np.zeros(len(members))
-    there = members[:, :WHOLE] >= 0
-    first, last = there.argmax(axis=1), WHOLE - 1 - there[:, ::-1].argmax(axis=1)
-    linked = np.flatnonzero(there.sum(axis=1) > 1)
-    first, last = first[linked], last[linked]
+    linked, first, last = _linked(members)
     points = centres(parts.boxes)
     step = (points[members[linked, last]] - points[members[linked, first]]) @ scale.T
     length[linked] = np.hypot(*step.T) * WHOLE / (last - first)
@@ -170,15 +167,20 @@ def end_to_end(members: Indices, parts: Parts) -> Array:
     return unit(points[last] - points[first])
 
 
+def _linked(members: Indices) -> tuple[Indices, Indices, Indices]:
+    """Rows that have two thirds or three, and the slots of their first and last one."""
+    there = members[:, :WHOLE] >= 0
+    rows = np.flatnonzero(there.sum(axis=1) > 1)
+    return rows, there[rows].argmax(axis=1), WHOLE - 1 - there[rows, ::-1].argmax(axis=1)
+
+
 def _are_crowns(members: Indices, gain: Array, parts: Parts) -> Bools:
     """[C] which implants are a coronal third alone, right on the coronal end of a surer one that shows its axis."""
     alone = np.flatnonzero((members[:, 0] >= 0) & (members[:, 1:] < 0).all(axis=1))
-    there = members[:, :WHOLE] >= 0
-    shown = np.flatnonzero(there.sum(axis=1) > 1)
+    shown, first, last = _linked(members)
     crowns = np.zeros(len(members), bool)
     if not (len(alone) and len(shown)):
         return crowns
-    first, last = there[shown].argmax(axis=1), WHOLE - 1 - there[shown, ::-1].argmax(axis=1)
     points, lone = centres(parts.boxes), members[alone, 0]
     start = points[members[shown, first]]
     third = (points[members[shown, last]] - start) / (last - first)[:, None]  # from one third to the next, apically

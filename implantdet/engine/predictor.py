@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +76,17 @@ class ImplantPredictor:
         cfg.MODEL.MASK_ON = model.roi_heads.mask_on = False  # the assembly does not look at masks
         self._detector = Trainer.build_detector(cfg, model).eval()
         self._mapper = Trainer.build_test_mapper(cfg)
+        self._zooms = cfg.INPUT.PANORAMIC_ZOOM != 1
 
     def detect(self, levels: np.ndarray, modality: str | None = None) -> Instances:
         """The detections of the first stage, on the CPU; arguments as in ``__call__``."""
         if modality not in (None, *MODALITIES):
             raise ValueError(f"modality: found {modality!r}, expected None or one of {', '.join(MODALITIES)}")
+        if modality is None and self._zooms:
+            warnings.warn(
+                "this model was trained with panoramic radiographs enlarged: give the modality (--modality)",
+                stacklevel=3,
+            )
         image, _ = self._mapper.augment(levels, modality)
         height, width = levels.shape
         record = {"image": image, "height": height, "width": width, "modality": modality}

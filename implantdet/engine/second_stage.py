@@ -133,6 +133,13 @@ def _compare_with_calibration(cfg: CfgNode, record: Path) -> None:
             "calibrate anew by `python train_net.py --resume` with the config of the training and TEST.AUG.ENABLED %s.",
             *(cfg.TEST.AUG.ENABLED, enabled, record, enabled, cfg.TEST.AUG.ENABLED),
         )
+    zoom = training.get("INPUT", {}).get("PANORAMIC_ZOOM", 1.0)
+    if zoom != cfg.INPUT.PANORAMIC_ZOOM:
+        logger.warning(
+            "INPUT.PANORAMIC_ZOOM is %s, but the assembler was calibrated with %s (%s): so was the detector trained, "
+            "and its scores in panoramics differ. Set INPUT.PANORAMIC_ZOOM %s.",
+            *(cfg.INPUT.PANORAMIC_ZOOM, zoom, record, zoom),
+        )
     for name in cfg.DATASETS.TEST:
         if name in training.get("DATASETS", {}).get("TEST", ()):
             logger.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -98,6 +99,12 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_mapper(cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> Mapper:
         """From a dataset dict of the training set to the model's input, with pasted implants if they are asked for."""
+        if cfg.INPUT.PANORAMIC_ZOOM != 1 and not any("modality" in record for record in dataset_dicts):
+            logging.getLogger(__name__).warning(
+                "INPUT.PANORAMIC_ZOOM is %s, but no image of the training set has a 'modality' in annotations.json: "
+                "none is enlarged.",
+                cfg.INPUT.PANORAMIC_ZOOM,
+            )
         return add_copy_paste(cfg, RadiographMapper(cfg, is_train=True), dataset_dicts)
 
     @classmethod

@@ -66,6 +66,8 @@ def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, 
         assert json.loads(json.dumps(mine)) == image["implants"]
         found[record["modality"]] += len(mine)
     assert all(found.values())
+    with pytest.warns(UserWarning, match="give the modality"):
+        predictor(np.zeros((60, 60), np.uint8))
     with pytest.raises(ValueError, match="modality: found 'Panoramic', expected None or one of panoramic, periapical"):
         predictor(np.zeros((60, 60), np.uint8), modality="Panoramic")
 

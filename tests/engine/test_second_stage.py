@@ -138,6 +138,10 @@ def test_the_model_that_is_given_is_calibrated_and_reported(cfg):
             ("DATASETS.TEST", "('tiny_implants_test',)", "TEST.AUG.ENABLED", True),
             ["TEST.AUG.ENABLED is True, but the assembler was calibrated with False ("],
         ),
+        (
+            ("DATASETS.TEST", "('tiny_implants_test',)", "INPUT.PANORAMIC_ZOOM", 2.0),
+            ["INPUT.PANORAMIC_ZOOM is 2.0, but the assembler was calibrated with 1.0 ("],
+        ),
     ],
 )
 def test_what_was_calibrated_otherwise_is_a_warning(tiny_cfg, cfg, implants_root, caplog, options, expected):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_idd
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import GeneralizedRCNN
 
@@ -208,6 +209,41 @@ def test_validation_data_is_whole_annotated_and_not_augmented(tiny_cfg):
     for (item,), (same,) in zip(*batches, strict=True):
         assert_same_bits(item["image"], same["image"])
         assert len(item["instances"]) in (4, 8)
+
+
+@pytest.fixture
+def panoramics(tmp_path):
+    """A dataset folder of panoramic radiographs."""
+    root = write_idd(tmp_path / tmp_path.name)  # registered under this name
+    content = json.loads((root / "annotations.json").read_text(encoding="utf-8"))
+    content["images"] = [image | {"modality": "panoramic"} for image in content["images"]]
+    (root / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+def test_panoramics_are_validated_as_they_are_tested(tiny_cfg, panoramics):
+    cfg = tiny_cfg("INPUT.MIN_SIZE_TEST", 32, "INPUT.PANORAMIC_ZOOM", 1.5, root=panoramics)
+    batches = zip(*(list(build_validation_loader(cfg)) for _ in range(2)), strict=True)
+    for ((item,), (same,)), (tested,) in zip(
+        batches, Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]), strict=True
+    ):
+        assert item["image"].shape == (1, 48, 48)
+        assert_same_bits(item["image"], same["image"])
+        assert_same_bits(item["image"], tested["image"])
+
+
+def test_panoramics_go_to_their_versions_in_their_own_size(tiny_cfg, panoramics):
+    cfg = tiny_cfg("INPUT.MIN_SIZE_TEST", 32, "INPUT.PANORAMIC_ZOOM", 1.5, "TEST.AUG.ENABLED", True, root=panoramics)
+    for (item,) in Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]):
+        assert_same_bits(item["image"][0], torch.tensor(read_radiograph(item["file_name"])).float())
+
+
+def test_a_zoom_without_modalities_is_a_warning(tiny_cfg, caplog):
+    for zoom, told in ((1.0, False), (2.0, True)):
+        cfg = tiny_cfg("INPUT.PANORAMIC_ZOOM", zoom)
+        caplog.clear()
+        Trainer.build_mapper(cfg, Trainer.build_dataset_dicts(cfg))
+        assert ("has a 'modality'" in caplog.text) == told
 
 
 def test_a_batch_that_cannot_be_split_is_an_error(tiny_cfg):

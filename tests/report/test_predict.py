@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from implantdet.cli import main
 from implantdet.data.problems import DataError
 from implantdet.report import predict
 from implantdet.report.overlay import COLUMN, HEIGHT, LINE
@@ -28,7 +29,7 @@ def radiographs(tmp_path, monkeypatch):
 
     class Predictor:
         def __init__(self, run_dir, lines):
-            assert lines == "lines.yaml"
+            assert str(lines) == "lines.yaml"
             if run_dir == "broken":
                 raise ValueError("assembler.json: damaged")
 
@@ -61,6 +62,12 @@ def test_every_radiograph_of_files_and_folders_has_a_picture_and_its_implants(ra
     ]
     assert [[implant["score"] for implant in image["implants"]] for image in content["images"]] == [[0.9, 0.2], []]
     assert sorted(path.name for path in (radiographs / "out").iterdir()) == ["implants.json", "one.png", "one_2.png"]
+
+
+def test_the_command_line_says_what_is_known(radiographs):
+    options = ["--mm-per-pixel", "0.1", "--modality", "panoramic", "--lines", "lines.yaml"]
+    assert main(["predict", "run", str(radiographs / "a"), "--out", str(radiographs / "out"), *options]) == 0
+    assert len(written(radiographs)["images"]) == 1
 
 
 def test_the_picture_has_the_radiograph_as_it_is_and_its_sure_implants(radiographs):

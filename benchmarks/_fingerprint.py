@@ -1,0 +1,27 @@
+"""Whether two measurements were made with one config."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from detectron2.config import get_cfg
+
+from implantdet.config import add_implantdet_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def fingerprint(config: str, options: Iterable[object] = ()) -> str:
+    """Twelve hexadecimal digits that change with the value of any key.
+
+    Args:
+        config: config file, from the repository's root.
+        options: KEY, VALUE, … on top of it, best without paths and seeds.
+    """
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.merge_from_file(str(ROOT / config))
+    cfg.merge_from_list([str(option) for option in options])
+    return hashlib.sha256(cfg.dump().encode()).hexdigest()[:12]
