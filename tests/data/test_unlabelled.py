@@ -179,6 +179,12 @@ def test_crops_of_panoramics_show_as_much_less(cfg):
         assert image.shape[1:] == (cfg.MODEL.VIT.IMG_SIZE,) * 2
 
 
+def test_panoramics_are_seen_whole_where_all_are(cfg):
+    cfg.INPUT.PANORAMIC_ZOOM, cfg.INPUT.MIN_CROP_AREA = 2.0, 1.0
+    _, transforms = UnlabelledMapper(cfg, is_train=True).augment(np.zeros((200, 300), np.uint8), "panoramic")
+    assert (transforms.transforms[0].w, transforms.transforms[0].h) == (300, 200)
+
+
 @pytest.mark.parametrize(("min_area", "max_area"), [(0.0, 1.0), (1.5, 1.0), (0.5, 0.2), (0.5, 1.1)])
 def test_square_crop_names_wrong_areas(min_area, max_area):
     with pytest.raises(ValueError, match=f"found INPUT.MIN_CROP_AREA {min_area} and INPUT.MAX_CROP_AREA {max_area};"):
