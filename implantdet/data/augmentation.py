@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import gen_crop_transform_with_instance
+from detectron2.structures import BoxMode
 from fvcore.transforms.transform import Transform
 from PIL import Image
 
@@ -86,22 +88,38 @@ class SmoothResizeShortestEdge(T.ResizeShortestEdge):
         return resize
 
 
-class ZoomedCrop(T.RandomCrop):
-    """Detectron2's, but so many times smaller: in as many pixels, everything is as much larger.
+class RadiographCrop(T.RandomCrop):
+    """Detectron2's, but at an annotation in some of the images, and smaller for radiographs that come enlarged.
 
     Args:
         crop_type, crop_size: of ``RandomCrop``.
-        zoom: 1 or more.
+        zoom: how many times smaller the crop is, 1 or more: in as many pixels, everything is as much larger.
+        instance_prob: probability that the crop shows the centre of a box, drawn from all alike, in [0, 1].
+
+    Raises:
+        ValueError: ``instance_prob`` is not from 0 to 1.
     """
 
-    def __init__(self, crop_type: str, crop_size: Sequence[float], zoom: float) -> None:
+    def __init__(self, crop_type: str, crop_size: Sequence[float], zoom: float, instance_prob: float) -> None:
         super().__init__(crop_type, crop_size)
+        if not 0 <= instance_prob <= 1:
+            raise ValueError(f"INPUT.CROP.INSTANCE_PROB must be from 0 to 1; found {instance_prob}")
         self.zoom = zoom
+        self.instance_prob = instance_prob
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width in pixels, of an image of this height and width."""
         height, width = super().get_crop_size(image_size)
         return max(round(height / self.zoom), 1), max(round(width / self.zoom), 1)
+
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> Transform:
+        """Draw the crop of (H, W) pixels; ``boxes``: (N, 4) corners in them, None or none: anywhere."""
+        if boxes is None or len(boxes) == 0 or np.random.rand() >= self.instance_prob:
+            return super().get_transform(image)
+        height, width = image.shape[:2]
+        box = boxes[np.random.randint(len(boxes))].clip(0, [width, height] * 2)
+        instance = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS}
+        return gen_crop_transform_with_instance(self.get_crop_size((height, width)), (height, width), instance)
 
 
 def panoramic_zoom(cfg: CfgNode) -> float:
@@ -126,11 +144,12 @@ def build_augmentation(cfg: CfgNode, is_train: bool, zoom: float = 1.0) -> list[
     if not is_train:
         largest = round(zoom * cfg.INPUT.MAX_SIZE_TEST)
         return [SmoothResizeShortestEdge(round(zoom * cfg.INPUT.MIN_SIZE_TEST), largest, "choice")]
-    crop = [ZoomedCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, zoom)] if cfg.INPUT.CROP.ENABLED else []
-    left = 1.0 if crop else zoom
+    crop = cfg.INPUT.CROP
+    crops = [RadiographCrop(crop.TYPE, crop.SIZE, zoom, crop.INSTANCE_PROB)] if crop.ENABLED else []
+    left = 1.0 if crops else zoom
     sizes = tuple(round(left * size) for size in cfg.INPUT.MIN_SIZE_TRAIN), round(left * cfg.INPUT.MAX_SIZE_TRAIN)
     return [
-        *crop,
+        *crops,
         SmoothResizeShortestEdge(*sizes, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),
