@@ -191,7 +191,7 @@ def parity_section() -> list[str]:
     result = read("vitdet_parity")
     backbones = result["backbones"]
     return [
-        "## As good as Detectron2's own ViTDet",
+        "## Beside Detectron2's own ViTDet: no difference found",
         f"Both from random weights: the same size of ViT (ViT-Ti), the same multi-label head and recipe "
         f"([`{result['config']}`](../{result['config']}) on whole images of 224 px), {result['image_passes']} passes "
         f"of {result['num_train']} training images, evaluated on the validation part, seeds "

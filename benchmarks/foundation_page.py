@@ -53,7 +53,8 @@ def backbone_section() -> list[str]:
         f"{settings['threads']} threads, {settings['rounds']} rounds in which the sides take turns. "
         "Speed: median over rounds, ViTDet-B = 1.",
         table(rows, ["", "forward, s", "speed", "forward + backward, s", "speed"]),
-        "Peak memory of one panoramic radiograph of 1440 × 2944 pixels, one channel, GiB of the whole process:",
+        "Peak memory of one panoramic radiograph of 1440 × 2944 pixels, one channel, GiB of the whole process, with "
+        "what building the model took; a forward pass that needs less than that does not show:",
         table(memory, ["", "GiB"]),
         source(result, "backbone_speed"),
     ]

@@ -34,9 +34,9 @@ def grouping_section() -> list[str]:
     paragraphs = [
         "## Grouping",
         "True parts of the phantom are put together again: the share of implants that come out with exactly their "
-        "parts, and in brackets the median IoU of their boxes. Missing: "
-        f"{100 * result['missing']:.0f} % of the thirds; false positives: {100 * result['false']:.0f} % as many as "
-        "thirds, each as well supported as a real one.",
+        f"parts, and in brackets the median IoU of their boxes. {100 * result['missing']:.0f} % missing: thirds drawn "
+        "from all alike; one third missing: of each implant, one drawn by chance. False positives: "
+        f"{100 * result['false']:.0f} % as many as thirds, each as well supported as a real one.",
     ]
     for name, of_dataset in result["datasets"].items():
         conditions = list(next(iter(of_dataset["methods"].values())))
@@ -93,8 +93,8 @@ def road_sections() -> list[list[str]]:
         f"Phantom of preset idd, {settings['images']} radiographs; {scale}, {settings['epochs']:g} epochs on fold 0 "
         f"after {settings['pretrain_epochs']:g} of pre-training; seeds {seeds}; test patients that no step has seen. "
         "**These are numbers on synthetic radiographs at a fraction of the paper's training; the paper's are on real "
-        "ones.** They stand side by side to show what each row means, not which is better. Rows and tables "
-        "of the paper that are missing here were not run yet.",
+        "ones.** They stand side by side to show what each row means, not which is better. "
+        "What the paper has and this page has not was not run yet.",
     ]
     for init, by_seed in result.get("pretrainings", {}).items():
         for seed, mim in by_seed.items():

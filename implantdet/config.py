@@ -75,7 +75,7 @@ def _add_part_head_keys(cfg: CfgNode) -> None:
     # A detection gets the mean box of the candidates of its category that overlap with it from this IoU on, in [0, 1];
     # with TEST.AUG, also the mean score over the versions. 0: the best candidate's box and score.
     cfg.MODEL.PART_HEAD.BOX_VOTING_IOU = 0.0
-    # Share of the RPN's objectness in a score: its power, against the rest for the head's probability, in [0, 1).
+    # w, in [0, 1), of score = probability ** (1 - w) * objectness ** w: how far the RPN has a say in it.
     cfg.MODEL.PART_HEAD.OBJECTNESS_WEIGHT = 0.0
     # With TEST.AUG.ENABLED, --eval-only and the second stage see each image in several versions; also turned by 90°?
     cfg.TEST.AUG.ROT90 = False
