@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from implantdet.assembly.candidates import Candidates, gains
 from implantdet.assembly.geometry import Array, Indices
@@ -42,7 +42,7 @@ def partition(candidates: Candidates, alone: Array) -> Indices:
     chosen, settled = _by_shares(which, part, costs, alone)
     if settled.all():
         return chosen
-    label = _components(which, part, len(costs), len(alone))
+    label = _components(which, part, len(alone))
     owner = label[members.max(axis=1)]
     hard = np.zeros(label.max() + 1, bool)
     hard[label[~settled]] = True
@@ -78,14 +78,16 @@ def _by_shares(which: Indices, part: Indices, costs: Array, alone: Array) -> tup
     return np.flatnonzero(chosen), settled
 
 
-def _components(which: Indices, part: Indices, num_candidates: int, num_parts: int) -> Indices:
-    """[P] number of the connected component of every part; ``which`` is in order."""
-    # Parts are joined through the candidates that hold them. Rows of candidates, then none of parts, are a matrix that
-    # scipy need not sort first.
-    rows = np.searchsorted(which, np.arange(num_candidates + num_parts + 1))
-    size = num_candidates + num_parts
-    graph = csr_array((np.ones(len(part)), num_candidates + part, rows), shape=(size, size))
-    return connected_components(graph, directed=False)[1][num_candidates:]
+def _components(which: Indices, part: Indices, num_parts: int) -> Indices:
+    """[P] the first part of the connected component of every part; ``which`` is in order."""
+    starts = np.flatnonzero(np.diff(which, prepend=-1))
+    label = np.arange(num_parts)
+    while True:
+        lower = label.copy()
+        np.minimum.at(lower, part, np.minimum.reduceat(label[part], starts)[which])
+        if (lower == label).all():
+            return label
+        label = lower[lower]  # in steps twice as long each time
 
 
 def _part_by_part(members: Indices, gain: Array) -> Indices | None:
@@ -100,7 +102,8 @@ def _part_by_part(members: Indices, gain: Array) -> Indices | None:
     prices, losses = _prices(which, part, gain)
     order = np.arange(len(parts))
     if len(parts) > FEW:
-        held = csr_array((np.ones(len(part)), (which, part)), shape=(len(gain), len(parts)))
+        held = np.zeros((len(gain), len(parts)))
+        held[which, part] = 1
         order = reverse_cuthill_mckee(csr_array(held.T @ held), symmetric_mode=True)  # parts of a row follow each other
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
