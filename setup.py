@@ -37,8 +37,10 @@ setup(
         "shapely",
         "matplotlib>=3.10",
         "pillow",
+        "pydicom>=3",
         "pyyaml",
         "tabulate",
         "tqdm",
     ],
+    extras_require={"dicom": ["python-gdcm"]},  # decodes what pydicom alone cannot: JPEG Lossless, JPEG-LS
 )

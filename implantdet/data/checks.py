@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-PANORAMIC = "panoramic"
-MODALITIES = (PANORAMIC, "periapical")
+PANORAMIC, PERIAPICAL = MODALITIES = ("panoramic", "periapical")
 # Exports round boxes to whole or relative numbers, so that they overhang the frame by a hair.
 # Up to one pixel is cut off and counted; more is an error.
 OVERHANG = 1.0

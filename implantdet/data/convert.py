@@ -22,6 +22,7 @@ from implantdet.data.checks import (
     mask_area,
     segmentation_fault,
 )
+from implantdet.data.dicom import header_of
 from implantdet.data.idd import IMAGES
 from implantdet.data.images import read_radiograph
 from implantdet.data.problems import DataError, Problem
@@ -96,7 +97,7 @@ def _image_record(image: SourceImage, image_id: int) -> dict[str, Any]:
 
 
 def _read_size(source: Source, image: SourceImage, record: dict[str, Any]) -> str | None:
-    """Decode the image and put its size into ``record``; the reason if it cannot be used."""
+    """Decode the image and put what it says of itself into ``record``; the reason if it cannot be used."""
     try:
         height, width = read_radiograph(source.root / image.path).shape
     except DataError as error:
@@ -104,6 +105,11 @@ def _read_size(source: Source, image: SourceImage, record: dict[str, Any]) -> st
     if image.size is not None and image.size != (width, height):
         return f"image {image.path} is {width}×{height}, its record says {image.size[0]!r}×{image.size[1]!r}"
     record["width"], record["height"] = width, height
+    scale, modality = header_of(source.root / image.path)
+    if isinstance(scale, float):
+        record.setdefault("mm_per_pixel", scale)
+    if modality is not None:
+        record.setdefault("modality", modality)
     return image_fault(record)
 
 

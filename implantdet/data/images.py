@@ -1,4 +1,4 @@
-"""Read radiographs: 8- and 16-bit grey, PNG, TIFF, JPEG and whatever else Pillow decodes."""
+"""Read radiographs: 8- and 16-bit grey, DICOM, PNG, TIFF, JPEG and whatever else Pillow decodes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from implantdet.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from implantdet.data.dicom import looks_like_dicom, read_dicom
 from implantdet.data.problems import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *DICOM_SUFFIXES)
 # Detectors deliver 10, 12 or 14 bits in files of 16: the fewest bits that hold the brightest pixel are the full range.
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
 def read_radiograph(path: str | Path) -> np.ndarray:
-    """Decode an image to grey levels, with its EXIF orientation applied as Detectron2 does.
+    """Decode an image to grey levels: DICOM as a viewer shows it, others with their EXIF orientation, as in Detectron2.
 
     Returns:
         (H, W) array of uint8, or of uint16 for a file of 16-bit grey levels.
@@ -24,13 +26,15 @@ def read_radiograph(path: str | Path) -> np.ndarray:
         DataError: the file is missing, truncated, or no image of whole grey levels or colours.
     """
     try:
+        if looks_like_dicom(path):
+            return read_dicom(path)
         with Image.open(path) as image:
             image.draft("L", None)  # JPEG only: decode brightness and leave the colours, which takes half the time
             upright = ImageOps.exif_transpose(image)
             if not upright.mode.startswith(("I", "F")):
                 return np.asarray(upright.convert("L"))
             levels = np.asarray(upright)
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+    except Exception as error:  # decoders raise whatever they stumble over
         raise DataError(f"{path}: unreadable image: {error}") from error
     if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > np.iinfo(np.uint16).max:
         span = f"{levels.dtype} from {levels.min()} to {levels.max()}"
@@ -39,12 +43,13 @@ def read_radiograph(path: str | Path) -> np.ndarray:
 
 
 def find_radiographs(folder: str | Path) -> list[Path]:
-    """All images in a folder and its subfolders, ordered by name.
+    """All images in a folder and its subfolders, ordered by name: by their suffix, and DICOM files of any name.
 
     Raises:
         DataError: there is no such folder, or no image in it.
     """
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    paths = sorted(path for path in files if path.suffix.lower() in SUFFIXES or looks_like_dicom(path))
     if not paths:
         what = "no image" if Path(folder).is_dir() else "no such folder"
         raise DataError(f"{folder}: {what}; expected files that end in {', '.join(SUFFIXES)}")

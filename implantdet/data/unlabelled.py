@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from implantdet.data.augmentation import SmoothResizeTransform, panoramic_zoom
 from implantdet.data.dataset_mapper import RadiographMapper
+from implantdet.data.dicom import header_of
 from implantdet.data.images import find_radiographs, read_radiograph
 from implantdet.data.phash import picture_hash, same_pictures
 from implantdet.data.problems import DataError
@@ -134,7 +135,7 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
 
 
 def image_folder_dicts(folder: str | Path) -> list[dict[str, Any]]:
-    """Dataset dicts of all images in a folder and its subfolders, ordered by name.
+    """Dataset dicts of all images in a folder and its subfolders, ordered by name; with ``modality`` if DICOM tells it.
 
     Raises:
         DataError: there is no such folder, or no image in it.
@@ -143,7 +144,12 @@ def image_folder_dicts(folder: str | Path) -> list[dict[str, Any]]:
         paths = find_radiographs(folder)
     except DataError as error:
         raise DataError(f"DATASETS.IMAGE_FOLDER {error.message}") from error
-    return [{"file_name": str(path), "image_id": index} for index, path in enumerate(paths)]
+    records: list[dict[str, Any]] = [{"file_name": str(path), "image_id": index} for index, path in enumerate(paths)]
+    for record in records:
+        _, modality = header_of(record["file_name"])
+        if modality is not None:
+            record["modality"] = modality
+    return records
 
 
 def without_copies(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> list[dict[str, Any]]:

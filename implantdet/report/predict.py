@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from implantdet.data.dicom import header_of
 from implantdet.data.idd import write_json
 from implantdet.data.images import find_radiographs, read_radiograph, to_float
 from implantdet.data.problems import DataError, Problem
@@ -37,9 +38,9 @@ def predict_radiographs(
         images: files, and folders, of which every image is taken with those in subfolders.
         out: folder that is created; it must not be there, or be empty.
         min_score: implants below it are left out of the pictures; the file has them all.
-        mm_per_pixel: scale of the radiographs, where it is known and one for all.
+        mm_per_pixel: scale of the radiographs, if it is known and one for all; None: each has its DICOM header's.
         lines: file of product lines, as for ``ImplantPredictor``.
-        modality: of all the radiographs, as for ``ImplantPredictor``.
+        modality: of all the radiographs, as for ``ImplantPredictor``; None: each has its DICOM header's.
 
     Returns:
         The number of radiographs.
@@ -60,7 +61,8 @@ def predict_radiographs(
         for name, path in tqdm(names.items(), desc="predict", unit="image"):
             try:
                 levels = read_radiograph(path)
-                assembly = predictor(levels, mm_per_pixel, modality)
+                scale, kind = header_of(path)
+                assembly = predictor(levels, mm_per_pixel or scale, modality or kind)
                 implants = [implant_content(implant) for implant in assembly.implants]
                 picture = _picture(levels, implants, name, min_score)
             # The last two: of images that are a thousand times as long as wide.

@@ -1,10 +1,13 @@
 import json
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from implantdet.cli import main
 from implantdet.data.problems import DataError
@@ -28,13 +31,15 @@ def radiographs(tmp_path, monkeypatch):
         Image.fromarray(np.full((40, 60), brightness, np.uint8)).save(tmp_path / folder / "deep/one.png")
 
     class Predictor:
+        told: ClassVar[list] = []
+
         def __init__(self, run_dir, lines):
             assert str(lines) == "lines.yaml"
             if run_dir == "broken":
                 raise ValueError("assembler.json: damaged")
 
         def __call__(self, levels, mm_per_pixel, modality):
-            assert (mm_per_pixel, modality) == (0.1, "panoramic")
+            self.told.append((mm_per_pixel, modality))
             if levels.mean() == 33:
                 raise KeyboardInterrupt
             return Assembly((SURE, FAINT) if levels.mean() > 100 else (), ())
@@ -68,6 +73,21 @@ def test_the_command_line_says_what_is_known(radiographs):
     options = ["--mm-per-pixel", "0.1", "--modality", "panoramic", "--lines", "lines.yaml"]
     assert main(["predict", "run", str(radiographs / "a"), "--out", str(radiographs / "out"), *options]) == 0
     assert len(written(radiographs)["images"]) == 1
+    assert predict.ImplantPredictor.told == [(0.1, "panoramic")]
+
+
+def test_what_the_command_line_does_not_say_comes_from_each_files_header(radiographs):
+    file = Dataset()
+    file.file_meta = FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.SOPClassUID, file.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.3", "1.2.3"
+    file.Rows, file.Columns, file.SamplesPerPixel, file.PixelRepresentation = 40, 60, 1, 0
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PhotometricInterpretation = 8, 8, 7, "MONOCHROME2"
+    file.PixelSpacing, file.Modality, file.PixelData = [0.05, 0.05], "IO", bytes(40 * 60)
+    file.save_as(radiographs / "a/deep/two", enforce_file_format=True)
+    predict_radiographs("run", [radiographs / "a"], radiographs / "out", lines="lines.yaml")
+    assert predict.ImplantPredictor.told == [(None, None), (0.05, "periapical")]
+    assert [image["picture"] for image in written(radiographs)["images"]] == ["one.png", "two.png"]
 
 
 def test_the_picture_has_the_radiograph_as_it_is_and_its_sure_implants(radiographs):
