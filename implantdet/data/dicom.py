@@ -1,33 +1,39 @@
-"""Radiographs in DICOM files: grey levels as a viewer shows them, and what the header says of scale and modality."""
+"""Radiographs in DICOM files: grey levels as a viewer shows them, and what the header says of scale and modality.
+
+pydicom is imported where a DICOM file is read, since it loads every decoder that is installed.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from pydicom import Dataset, dcmread
-from pydicom.misc import is_dicom
-from pydicom.pixels import apply_modality_lut, apply_presentation_lut, apply_voi_lut
 
 from implantdet.data.checks import PANORAMIC, PERIAPICAL
 from implantdet.structures import Scale
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 SUFFIXES = (".dcm", ".dicom")
 MODALITIES = {"PX": PANORAMIC, "IO": PERIAPICAL}  # DICOM's names (PS3.3, C.7.3.1.1.1); all others say nothing
 INDEX = "DICOMDIR"  # lists other files, and is no image
+MAGIC = b"DICM"  # after a preamble of 128 bytes (PS3.10, 7.1)
 MAX_LEVEL = np.iinfo(np.uint16).max
 
 
 def looks_like_dicom(path: str | Path) -> bool:
     """Whether a file is a DICOM file, by what stands in it: devices name theirs as they like."""
     try:
-        return Path(path).name.upper() != INDEX and is_dicom(path)
+        with Path(path).open("rb") as file:
+            start = file.read(128 + len(MAGIC))
     except OSError:  # whoever opens it next says so
         return False
+    return start[128:] == MAGIC and Path(path).name.upper() != INDEX
 
 
 def read_dicom(path: str | Path) -> np.ndarray:
@@ -40,6 +46,9 @@ def read_dicom(path: str | Path) -> np.ndarray:
         ValueError: the file holds several frames, or levels that span more than 0 to 65535.
         Exception: whatever pydicom stumbles over; it names the package that a compression needs.
     """
+    from pydicom import dcmread
+    from pydicom.pixels import apply_modality_lut, apply_presentation_lut, apply_voi_lut
+
     file = dcmread(path)
     frames = int(file.get("NumberOfFrames") or 1)
     if frames > 1:
@@ -66,6 +75,8 @@ def header_of(path: str | Path) -> tuple[Scale | None, str | None]:
     """
     if not looks_like_dicom(path):
         return None, None
+    from pydicom import dcmread
+
     file = dcmread(path, stop_before_pixels=True)
     return _scale(file), MODALITIES.get(str(file.get("Modality")))
 
