@@ -14,7 +14,7 @@ from implantdet.assembly.geometry import Array
 SLACK = 0.3  # nats², beside the variance: of lines that always look alike the slightest surprise would count too much
 
 
-def design_fit(votes: Array, likelihood: Array, prior: Array, chance: Array, counts: Sequence[int]) -> Array:
+def design_fit(votes: Array, likelihood: Array, prior: Array, counts: Sequence[int]) -> Array:
     """[K] how well each design fits a known line, the higher the better; NaN where nothing was read.
 
     The sum of two terms:
@@ -31,7 +31,6 @@ def design_fit(votes: Array, likelihood: Array, prior: Array, chance: Array, cou
         votes: [K, V] score of every value; what those of an axis leave open up to 1 is unread.
         likelihood: [V, L] probability that a value is read, given the line.
         prior: [L], sum 1.
-        chance: [V] probability that a value is read where every true value is equally probable.
         counts: [A] values of every axis.
     """
     starts = np.cumsum([0, *counts])[:-1]
@@ -44,6 +43,7 @@ def design_fit(votes: Array, likelihood: Array, prior: Array, chance: Array, cou
     variance = np.add.reduceat(likelihood * possible**2, starts, axis=1) - usual**2
     best = (np.arange(len(votes)), said.sum(axis=1).argmax(axis=1))
     typical = (said - usual).sum(axis=1)[best] / np.sqrt(variance.sum(axis=1)[best] + SLACK)
+    chance = 1 / np.repeat(counts, counts)
     any_design = np.add.reduceat(votes * (likelihood @ prior + chance) / 2, starts, axis=1) + unread
     known = np.logaddexp.reduce(np.log(prior) + said.sum(axis=1), axis=1) - np.log(any_design).sum(axis=1)
     return np.where(read.any(axis=1), typical + known, np.nan)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from implantdet.assembly.design_fit import design_fit
@@ -21,6 +22,7 @@ from implantdet.taxonomy import SYSTEM
 
 TIE = 1e-6  # probabilities that differ by a smaller share of themselves have the same rank
 TOLD = 0.05  # evidence is listed for candidates that are at least this probable
+UNREPORTED = 0.02  # score of a value that the detector did not report, which is below its threshold
 
 Readings = dict[str, dict[str, float]]  # axis → value → score
 
@@ -47,13 +49,30 @@ class Quantiles:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """What the scores of an axis are worth (vector scaling, Guo et al., arXiv:1706.04599).
+
+    That these scores are read is as probable, given a true value, as score^slope · exp(offset) of this value says, up
+    to a factor that all values share.
+
+    Attributes:
+        slope: 0 of scores that say nothing.
+        offsets: [V] nats; NaN of values that the detector has no class for: given these, what is read is as probable
+            as it is on average of the others.
+    """
+
+    slope: float
+    offsets: Array
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What the validation set teaches.
 
     Attributes:
         temperature: divides log-likelihoods; above 1 where they were too sure of themselves.
         biases: system → nats by which it is more probable than the likelihoods say; others have 0.
-        confusions: axis → [V, V] probability of reading the column where the row is true.
+        scalings: axis → what its scores are worth; those of others are taken for probabilities.
         system_quantiles: of the conformal sets of systems.
         line_quantile: of those of product lines; None where there are none.
         min_fit: designs that fit worse are unknown.
@@ -61,7 +80,7 @@ class Calibration:
 
     temperature: float = 1.0
     biases: Mapping[str, float] = field(default_factory=dict)
-    confusions: Mapping[str, Array] = field(default_factory=dict)
+    scalings: Mapping[str, Scaling] = field(default_factory=dict)
     system_quantiles: Quantiles = Quantiles()
     line_quantile: float | None = None
     min_fit: float = -np.inf
@@ -89,11 +108,6 @@ class Ranker:
     calibration: Calibration = Calibration()
 
     @cached_property
-    def likelihood(self) -> dict[str, Array]:
-        """Axis → [L, V] probability that a value is read, given the line."""
-        return {axis: self._as_read(axis, table) for axis, table in self.table.likelihood.items()}
-
-    @cached_property
     def membership(self) -> Array:
         """[L, S] 1 where a line belongs to a system."""
         names = self.table.values[SYSTEM]
@@ -111,43 +125,63 @@ class Ranker:
     @cached_property
     def _starts(self) -> Indices:
         """[A] the first column of every axis."""
-        return np.cumsum([0, *(len(values) for values in self.table.values.values())])[:-1]
+        return np.cumsum([0, *self._sizes])[:-1]
 
     @cached_property
     def _side_by_side(self) -> Array:
         """[V, L] likelihood of all values of all axes."""
-        return np.concatenate([self.likelihood[axis].T for axis in self.axes])
+        return np.concatenate([self.table.likelihood[axis].T for axis in self.axes])
 
     @cached_property
-    def _chance(self) -> Array:
-        """[V] probability that a value is read where every true value of its axis is equally probable."""
-        counts = {axis: len(values) for axis, values in self.table.values.items()}
-        return np.concatenate([self._as_read(axis, np.full(n, 1 / n)) for axis, n in counts.items()])
+    def _sizes(self) -> Indices:
+        """[A] number of values of every axis."""
+        return np.array([len(values) for values in self.table.values.values()])
 
-    def _as_read(self, axis: str, true: Array) -> Array:
-        """[…, V] probability that a value is read; ``true`` is that of the value itself."""
-        return true @ self.calibration.confusions[axis] if axis in self.calibration.confusions else true
+    @cached_property
+    def _scaling(self) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_]]:
+        """[V] slopes, offsets, which values have no class, and of which axes the scores are scaled."""
+        scalings = self.calibration.scalings
+        offsets = [scalings[a].offsets if a in scalings else np.zeros(len(v)) for a, v in self.table.values.items()]
+        slopes = [scalings[axis].slope if axis in scalings else 1.0 for axis in self.axes]
+        is_scaled = np.repeat([axis in scalings for axis in self.axes], self._sizes)
+        side_by_side = np.concatenate(offsets)
+        return np.repeat(slopes, self._sizes), side_by_side, np.isnan(side_by_side), is_scaled
 
-    def _votes(self, readings: Sequence[Readings]) -> Array:
-        """[K, V] score of every value of every axis; what those of an axis leave open up to 1 is unread.
-
-        Where rivals share an axis, their proportion alone counts: a common factor changes no ratio of likelihoods.
-        """
-        votes = np.zeros((len(readings), len(self._columns)))
+    def _scores(self, readings: Sequence[Readings]) -> Array:
+        """[K, V] score of every value of every axis; what those of an axis leave open up to 1 is unread."""
+        scores = np.zeros((len(readings), len(self._columns)))
         for row, found in enumerate(readings):
             for axis, said in found.items():
                 for value, score in said.items():
-                    votes[row, self._columns[axis, value]] = score
-        return votes
+                    scores[row, self._columns[axis, value]] = score
+        return scores
+
+    def _votes(self, scores: Array) -> Array:
+        """[K, V] in proportion to how probable the [K, V] scores of an axis are, given each value, where that is known.
+
+        What the values of an axis have in common is unread. A common factor would change no ratio of likelihoods.
+        """
+        slopes, offsets, has_no_class, is_scaled = self._scaling
+        likely = np.exp(slopes * np.log(np.maximum(scores, UNREPORTED)) + np.where(has_no_class, -np.inf, offsets))
+        likely /= self._of_axis(np.add, likely)
+        if has_no_class.any():
+            likely[:, has_no_class] = 1 / self._of_axis(np.add, (~has_no_class[None]).astype(float))[:, has_no_class]
+            likely /= self._of_axis(np.add, likely)
+        votes = likely - self._of_axis(np.minimum, likely)
+        return np.where(is_scaled & (self._of_axis(np.maximum, scores) > 0), votes, scores)
+
+    def _of_axis(self, function: np.ufunc, values: Array) -> Array:
+        """[K, V] what the function makes of all [K, V] values of the same axis."""
+        return np.repeat(function.reduceat(values, self._starts, axis=1), self._sizes, axis=1)
 
     def likelihoods(self, readings: Sequence[Readings]) -> Array:
         """[K, A, L] probability of every reading, given the line."""
-        votes = self._votes(readings)
+        votes = self._votes(self._scores(readings))
         read = np.array([[axis in found for axis in self.axes] for found in readings], bool).reshape(-1, len(self.axes))
         probability = np.add.reduceat(votes[:, :, None] * self._side_by_side, self._starts, axis=1)
         # The unread share could be any value.
         unread = np.maximum(0.0, 1 - np.add.reduceat(votes, self._starts, axis=1))
-        probability += (unread / [len(values) for values in self.table.values.values()])[:, :, None]
+        probability += (unread / self._sizes)[:, :, None]
         probability[~read] = np.nan
         return probability
 
@@ -160,16 +194,17 @@ class Ranker:
     def fit(self, readings: Sequence[Readings]) -> Array:
         """[K] how well each design fits the lines that are described; NaN if no axis was read, or no line is described.
 
-        The class of a whole-implant detection is not part of the design.
+        The class of a whole-implant detection is not part of the design. Scores count as they are: scalings know the
+        designs of known lines alone, and explain away what is strange.
         """
         lines = self.table.is_described
         if not lines.any():
             return np.full(len(readings), np.nan)
         design = np.array([axis != SYSTEM for axis, _ in self._columns])
-        counts = [len(values) for axis, values in self.table.values.items() if axis != SYSTEM]
+        counts = [int(n) for axis, n in zip(self.axes, self._sizes, strict=True) if axis != SYSTEM]
         prior = self.table.prior[lines] / self.table.prior[lines].sum()
         likelihood = self._side_by_side[design][:, lines]
-        return design_fit(self._votes(readings)[:, design], likelihood, prior, self._chance[design], counts)
+        return design_fit(self._scores(readings)[:, design], likelihood, prior, counts)
 
     def rank(self, readings: Sequence[Readings]) -> list[Ranking]:
         """Of every implant: systems and lines, most probable first, with evidence, conformal sets and fit."""

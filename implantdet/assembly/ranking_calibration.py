@@ -1,4 +1,4 @@
-"""How far a ranking can be trusted: confusions, temperature, biases, conformal sets and the limit of the unknown."""
+"""How far a ranking can be trusted: scalings, temperature, biases, conformal sets and the limit of the unknown."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import log_softmax
 
-from implantdet.assembly.geometry import Array
+from implantdet.assembly.geometry import Array, Indices
 from implantdet.assembly.line_table import LineTable
-from implantdet.assembly.ranking import Calibration, Quantiles, Ranker, Readings, strangeness
+from implantdet.assembly.ranking import UNREPORTED, Calibration, Quantiles, Ranker, Readings, Scaling, strangeness
 from implantdet.taxonomy import SYSTEM
 
-CONFUSION_WEIGHT = 10.0  # an axis counts as read right until about so many readings of a value say otherwise
+SURE_READINGS = 10.0  # of every value, all right: its scores are believed until about so many say otherwise
 UNKNOWN_SHARE = 0.05  # of known implants that may be called unknown
-LOG_TEMPERATURES = (-1.5, 3.0)
+LOG_TEMPERATURES = (0.0, 3.0)  # axes err together, never in opposite ways: likelihoods are too sure, if anything
 BIAS_STD = 1.0  # nats; a system of which few implants were seen keeps a bias near 0
 FOLDS = 5  # of patients; each is judged by what the others taught
 
@@ -83,8 +84,8 @@ def calibrate(samples: Sequence[Sample], table: LineTable, coverage: float) -> C
 
 
 def _teach(samples: Sequence[Sample], table: LineTable) -> Calibration:
-    """Confusions, temperature and biases, under which the true systems are most probable."""
-    taught = Calibration(confusions=_confusions(samples, table))
+    """Scalings; then temperature and biases, under which the true systems are most probable."""
+    taught = Calibration(scalings=_scalings(samples, table))
     likelihoods = Ranker(table, taught).likelihoods([sample.readings for sample in samples])
     own = _own(samples, table)
     systems = table.values[SYSTEM]
@@ -127,12 +128,42 @@ def conformal_quantile(scores: Sequence[float], coverage: float) -> float | None
     return sorted(scores)[position - 1] if position <= len(scores) else None
 
 
-def _confusions(samples: Sequence[Sample], table: LineTable) -> dict[str, Array]:
-    counts = {axis: CONFUSION_WEIGHT * np.eye(len(values)) for axis, values in table.values.items()}
+def _scalings(samples: Sequence[Sample], table: LineTable) -> dict[str, Scaling]:
+    """Axis → scaling, of the axes that were read where they could be assessed."""
+    told: dict[str, list[tuple[dict[str, float], str]]] = {}
     for sample in samples:
         for axis, truth in {**sample.values, SYSTEM: sample.system}.items():
             if axis in sample.readings:
-                names = table.values[axis]
-                read = max(sample.readings[axis].items(), key=lambda item: item[1])[0]
-                counts[axis][names.index(truth), names.index(read)] += 1
-    return {axis: count / count.sum(axis=1, keepdims=True) for axis, count in counts.items()}
+                told.setdefault(axis, []).append((sample.readings[axis], truth))
+    scalings = {}
+    for axis, pairs in told.items():
+        names = table.values[axis]
+        scores = np.array([[said.get(name, 0.0) for name in names] for said, _ in pairs])
+        scalings[axis] = vector_scaling(scores, np.array([names.index(truth) for _, truth in pairs]))
+    return scalings
+
+
+def vector_scaling(scores: Array, truth: Indices) -> Scaling:
+    """The scaling under which the true values are most probable, each weighed by how often it is true.
+
+    Args:
+        scores: [K, V] of every value of an axis; 0 where it was not reported.
+        truth: [K] index of the true value.
+    """
+    count = scores.shape[1]
+    logs = np.log(np.maximum(np.concatenate([scores, np.eye(count)]), UNREPORTED))
+    truth = np.concatenate([truth, np.arange(count)])
+    weights = np.concatenate([np.ones(len(scores)), np.full(count, SURE_READINGS)])
+    target = np.eye(count)[truth]
+
+    def loss(parameters: Array) -> tuple[float, Array]:
+        posterior = log_softmax(parameters[0] * logs + parameters[1:], axis=1)
+        excess = weights[:, None] * (np.exp(posterior) - target)
+        off = parameters - start  # a weak pull: without it, a common offset is left open
+        gradient = np.concatenate([[(excess * logs).sum()], excess.sum(axis=0)])
+        return float((off**2).sum() / 2 - (weights * posterior[np.arange(len(truth)), truth]).sum()), gradient + off
+
+    start = np.concatenate([[1.0], np.zeros(count)])
+    slope, *offsets = minimize(loss, start, jac=True).x
+    # Posteriors hold how often a value is true. The lines' prior knows that already: likelihoods are asked for.
+    return Scaling(float(slope), np.array(offsets) - np.log(weights @ target / weights.sum()))

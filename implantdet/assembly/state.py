@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from implantdet.assembly.completion import ThirdRegression
 from implantdet.assembly.geometry import Array
 from implantdet.assembly.likelihood import ImplantModel, Pattern, StudentT
-from implantdet.assembly.ranking import Calibration, Quantiles
+from implantdet.assembly.ranking import Calibration, Quantiles, Scaling
 from implantdet.data.idd import read_json, write_json
 from implantdet.taxonomy import SYSTEM
 
-FORMAT, VERSION = "implantdet part assembler", 4
-UNREADABLE = 0.01  # probability that a value is read which the detector has no class for; 0 would have no logarithm
+FORMAT, VERSION = "implantdet part assembler", 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def save_state(
         path: of the file.
         state: what was learned.
         thing_classes: of the detector.
-        values: axis → its values, in the order of the confusions.
+        values: axis → its values, in the order of the scalings' offsets.
     """
     model, calibration = state.model, state.calibration
     content = {
@@ -83,7 +82,10 @@ def save_state(
         "score_coefficients": None if state.score_coefficients is None else state.score_coefficients.tolist(),
         "temperature": calibration.temperature,
         "biases": calibration.biases,
-        "confusions": {axis: [list(values[axis]), matrix.tolist()] for axis, matrix in calibration.confusions.items()},
+        "scalings": {
+            axis: [scaling.slope, dict(zip(values[axis], _nullable(scaling.offsets), strict=True))]
+            for axis, scaling in calibration.scalings.items()
+        },
         "system_quantiles": [calibration.system_quantiles.of_all, calibration.system_quantiles.of_system],
         "line_quantile": calibration.line_quantile,
         "min_fit": calibration.min_fit if np.isfinite(calibration.min_fit) else None,
@@ -130,12 +132,12 @@ def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[s
             f"{path}: was calibrated with {', '.join(lost)}, which the taxonomy lacks; expected all values of that "
             "time, and new ones at most. Put them back, or fit the assembler again"
         )
-    confusions = {}
-    for axis, matrix in state.calibration.confusions.items():
+    scalings = {}
+    for axis, scaling in state.calibration.scalings.items():
         categories = values[axis] if axis == SYSTEM else [f"{axis}.{value}" for value in values[axis]]
         can_be_read = np.array([category in thing_classes for category in categories])
-        confusions[axis] = _of_today(matrix, names[axis], values[axis], can_be_read)
-    return replace(state, calibration=replace(state.calibration, confusions=confusions))
+        scalings[axis] = _of_today(scaling, names[axis], values[axis], can_be_read)
+    return replace(state, calibration=replace(state.calibration, scalings=scalings))
 
 
 def _read(path: str | Path) -> dict[str, Any]:
@@ -147,21 +149,19 @@ def _read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _of_today(confusion: Array, names: Sequence[str], today: Sequence[str], can_be_read: NDArray[np.bool_]) -> Array:
-    """[V, V] the confusion of today's values.
+def _of_today(scaling: Scaling, names: Sequence[str], today: Sequence[str], can_be_read: NDArray[np.bool_]) -> Scaling:
+    """The scaling of today's values.
 
-    New ones that the detector has a class for count as read right. Where others are true, it reads what it reads
-    elsewhere: were they to count as read right, every reading would rule them out.
+    New ones that the detector has a class for have the mean offset. Without a class, nothing that is read may speak
+    for or against them.
     """
-    places = np.array([today.index(name) for name in names])
-    grown = np.diag(np.where(can_be_read, 1.0, UNREADABLE))
-    grown[np.ix_(~can_be_read, places)] = (1 - UNREADABLE) * confusion.mean(axis=0)
-    grown[np.ix_(places, places)] = confusion
-    return grown
+    offsets = np.where(can_be_read, np.nanmean(scaling.offsets), np.nan)
+    offsets[[today.index(name) for name in names]] = scaling.offsets
+    return replace(scaling, offsets=offsets)
 
 
 def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]]]:
-    """What was learned, and the names of the values of every confusion."""
+    """What was learned, and the names of the values of every scaling."""
     pairs, triple, wholes = (StudentT(*map(_array, content[key])) for key in ("pairs", "triple", "wholes"))
     model = ImplantModel(_array(content["aspects"]), pairs, triple, wholes, float(content["tilt_std"]))
     regressions = {
@@ -169,15 +169,15 @@ def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]
         for p, missing, c, i, s in content["regressions"]
     }
     coefficients = content["score_coefficients"]
-    confusions = {axis: _array(matrix) for axis, (_, matrix) in content["confusions"].items()}
-    names = {axis: list(names) for axis, (names, _) in content["confusions"].items()}
-    for axis, matrix in confusions.items():
-        if matrix.shape != (len(names[axis]),) * 2:
-            raise ValueError(f"the confusion of {axis} is {matrix.shape} for {len(names[axis])} values")
+    names = {axis: list(offsets) for axis, (_, offsets) in content["scalings"].items()}
+    scalings = {
+        axis: Scaling(float(_array(slope)), _offsets(offsets.values()))
+        for axis, (slope, offsets) in content["scalings"].items()
+    }
     calibration = Calibration(
         float(content["temperature"]),
         _numbers(content["biases"]),
-        confusions,
+        scalings,
         Quantiles(content["system_quantiles"][0], _numbers(content["system_quantiles"][1])),
         content["line_quantile"],
         -np.inf if content["min_fit"] is None else float(content["min_fit"]),
@@ -199,6 +199,15 @@ def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]
 
 def _distributions(model: ImplantModel) -> dict[str, StudentT]:
     return {"pairs": model.pairs, "triple": model.triple, "wholes": model.wholes}
+
+
+def _offsets(values: Iterable[float | None]) -> Array:
+    return np.array([np.nan if value is None else float(_array(value)) for value in values])
+
+
+def _nullable(values: Array) -> list[float | None]:
+    """JSON has no NaN."""
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

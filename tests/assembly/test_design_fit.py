@@ -20,12 +20,11 @@ UNSEEN = tuple(line for line in default_lines() if line.system == "other")
 
 # Two lines; an axis of two values, and one of three on which the lines agree.
 LIKELIHOOD = np.array([[0.9, 0.3], [0.1, 0.7], [0.5, 0.5], [0.3, 0.3], [0.2, 0.2]])
-CHANCE = np.array([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3])
 PRIOR = np.array([0.25, 0.75])
 
 
 def fit(*votes):
-    return design_fit(np.array([votes], float), LIKELIHOOD, PRIOR, CHANCE, [2, 3])[0]
+    return design_fit(np.array([votes], float), LIKELIHOOD, PRIOR, [2, 3])[0]
 
 
 def by_hand(value, of_best, known, chance):
@@ -54,18 +53,10 @@ def test_an_unsure_reading_with_a_rival_by_hand():
 
 def test_axes_that_were_not_read_count_for_nothing_and_hardly_read_ones_hardly():
     assert np.isnan(fit(0, 0, 0, 0, 0))
-    alone = design_fit(np.array([[1.0, 0.0]]), LIKELIHOOD[:2], PRIOR, CHANCE[:2], [2])[0]
+    alone = design_fit(np.array([[1.0, 0.0]]), LIKELIHOOD[:2], PRIOR, [2])[0]
     assert fit(1, 0, 0, 0, 0) == pytest.approx(alone)
     assert fit(1, 0, 0, 0, 1e-6) == pytest.approx(alone, abs=1e-5)
     assert fit(1e-6, 0, 0, 0, 0) == pytest.approx(0, abs=1e-5)
-
-
-def test_confusions_excuse_what_is_often_misread():
-    clear = np.array([[0.98], [0.02]])
-    blurred = np.array([[0.7], [0.3]])
-    odd = np.array([[0.0, 1.0]])
-    fits = [design_fit(odd, likelihood, np.ones(1), CHANCE[:2], [2])[0] for likelihood in (clear, blurred)]
-    assert fits[0] < fits[1] < 0
 
 
 def draw(rng, lines):

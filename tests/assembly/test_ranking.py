@@ -5,7 +5,7 @@ import pytest
 
 from implantdet.assembly.design_fit import design_fit
 from implantdet.assembly.line_table import LineTable, build_table
-from implantdet.assembly.ranking import Calibration, Ranker, conformal_sets, readings_of
+from implantdet.assembly.ranking import UNREPORTED, Calibration, Ranker, Scaling, conformal_sets, readings_of
 from implantdet.phantom.lines import default_lines
 from implantdet.structures import Part, Reading
 from implantdet.taxonomy import SYSTEM, default_taxonomy
@@ -80,12 +80,45 @@ def test_a_whole_implant_detection_is_fused():
     assert any(e.axis == SYSTEM and e.weight > 0 for c in fused.systems if c.name == "Bego" for e in c.evidence)
 
 
-def test_temperature_and_confusions():
-    reading = {"middle.body": {"straight": 1.0}}
-    hot = rank(Ranker(TOY, Calibration(temperature=1e6)), reading)
+def test_the_temperature_takes_confidence_away():
+    hot = rank(Ranker(TOY, Calibration(temperature=1e6)), {"middle.body": {"straight": 1.0}})
     assert hot.systems[0].probability == pytest.approx(0.5, abs=1e-4)
-    blind = rank(Ranker(TOY, Calibration(confusions={"middle.body": np.full((2, 2), 0.5)})), reading)
-    assert [c.probability for c in blind.systems] == pytest.approx([0.5, 0.5])
+
+
+def first_of_toy(scaling, readings):
+    """Probability of the first system, where the scores of the first axis are scaled."""
+    ranking = rank(Ranker(TOY, Calibration(scalings={"middle.body": scaling})), readings)
+    return {candidate.name: candidate.probability for candidate in ranking.systems}["a"]
+
+
+def test_scaled_scores_by_hand():
+    scaling = Scaling(2.0, np.array([0.0, np.log(3)]))
+    # 0.6² and 3 · 0.4², then 0.6² and 3 · UNREPORTED², are how probable these scores are of straight and tapered ones.
+    for scores, tapered in (({"straight": 0.6, "tapered": 0.4}, 0.4), ({"straight": 0.6}, UNREPORTED)):
+        straight, tapered = 0.6**2, 3 * tapered**2
+        a, b = 0.9 * straight + 0.1 * tapered, 0.3 * straight + 0.7 * tapered
+        assert first_of_toy(scaling, {"middle.body": scores}) == pytest.approx(a / (a + b))
+    # What was not read stays so, and other axes are none of its business.
+    assert first_of_toy(scaling, {}) == 0.5
+    plain = {c.name: c.probability for c in rank(Ranker(TOY), {SYSTEM: {"a": 0.8}}).systems}["a"]
+    assert first_of_toy(scaling, {SYSTEM: {"a": 0.8}}) == pytest.approx(plain)
+
+
+def test_scores_that_say_nothing_and_values_without_a_class():
+    assert first_of_toy(Scaling(0.0, np.zeros(2)), {"middle.body": {"straight": 1.0}}) == pytest.approx(0.5)
+    # The only value with a class is read, whatever is true.
+    assert first_of_toy(Scaling(1.0, np.array([0.0, np.nan])), {"middle.body": {"straight": 1.0}}) == pytest.approx(0.5)
+
+
+def test_a_value_without_a_class_is_as_probable_as_the_others_on_average():
+    three = {"middle.body": ("straight", "tapered", "curved")}
+    of_lines = {"middle.body": np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])}
+    toy = replace(TOY, values=TOY.values | three, likelihood=TOY.likelihood | of_lines)
+    scaling = Scaling(1.0, np.array([0.0, 0.0, np.nan]))
+    ranking = rank(Ranker(toy, Calibration(scalings={"middle.body": scaling})), {"middle.body": {"straight": 0.9}})
+    likely = np.array([0.9, UNREPORTED, (0.9 + UNREPORTED) / 2])
+    a, b = of_lines["middle.body"] @ likely
+    assert ranking.systems[0].probability == pytest.approx(a / (a + b))
 
 
 def test_designs_that_fit_no_line_are_unknown():
@@ -131,12 +164,9 @@ def test_a_system_of_which_nothing_is_known_does_not_hide_that_no_line_fits():
     assert (rank(nothing, everything_odd).fit, rank(nothing, everything_odd).unknown) == (None, False)
 
 
-def test_the_fit_is_that_of_readings_and_of_described_lines():
-    confusion = np.array([[0.9, 0.1], [0.5, 0.5]])
-    ranker = Ranker(TOY, Calibration(confusions={"middle.body": confusion}))
-    # Both true values alike: 0.7 are read as straight. Seen through the confusion, a is straight in 0.86, b in 0.62.
-    read = np.array([[0.86, 0.62], [0.14, 0.38]])
-    (expected,) = design_fit(np.array([[0.8, 0.0]]), read, TOY.prior, np.array([0.7, 0.3]), [2])
+def test_the_fit_is_that_of_scores_and_of_described_lines():
+    ranker = Ranker(TOY, Calibration(scalings={"middle.body": Scaling(3.0, np.array([1.0, -1.0]))}))
+    (expected,) = design_fit(np.array([[0.8, 0.0]]), TOY.likelihood["middle.body"].T, TOY.prior, [2])
     assert rank(ranker, {"middle.body": {"straight": 0.8}}).fit == pytest.approx(expected)
 
     likelihood = {axis: np.vstack([rows, rows.mean(axis=0)]) for axis, rows in TOY.likelihood.items()}

@@ -1,11 +1,20 @@
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
 
 from implantdet.assembly.line_table import build_table
-from implantdet.assembly.ranking import Calibration, Quantiles, Ranker
-from implantdet.assembly.ranking_calibration import Sample, calibrate, conformal_quantile, conformal_quantiles
+from implantdet.assembly.ranking import UNREPORTED, Calibration, Quantiles, Ranker
+from implantdet.assembly.ranking_calibration import (
+    SURE_READINGS,
+    Sample,
+    calibrate,
+    conformal_quantile,
+    conformal_quantiles,
+    vector_scaling,
+)
 from implantdet.phantom.lines import default_lines
-from implantdet.taxonomy import default_taxonomy
+from implantdet.taxonomy import SYSTEM, default_taxonomy
 
 TAXONOMY = default_taxonomy()
 LINES = tuple(line for line in default_lines() if line.system != "other")
@@ -113,14 +122,67 @@ def test_overconfidence_is_cooled():
     assert calibrate(blind, TABLE, 0.9).temperature > 2 * honest.temperature
 
 
-def test_confusions_are_counted():
-    calibration = calibrate(samples(400, 0.5), TABLE, 0.9)
-    matrix = calibration.confusions["middle.thread"]
-    assert matrix.sum(axis=1) == pytest.approx(1)
-    names = TABLE.values["middle.thread"]
-    right = matrix[names.index("v_shaped"), names.index("v_shaped")]
-    assert right == pytest.approx(0.6, abs=0.1)  # half are random, of which a fifth happen to be right
-    assert matrix[names.index("square")].tolist() == [0, 1, 0, 0, 0]  # never seen: read right
+def scores_and_truth(slope, offsets, count=20000, seed=0):
+    """Scores, and true values that are as probable as ``slope`` and ``offsets`` say (all alike beforehand)."""
+    rng = np.random.default_rng(seed)
+    scores = rng.uniform(UNREPORTED, 1, (count, len(offsets)))
+    posterior = softmax(slope * np.log(scores) + offsets, axis=1)
+    return scores, (posterior.cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
+
+
+def test_vector_scaling_is_logistic_regression():
+    """Of two values: on the difference of the logarithms of their scores, with what is put in for a prejudice."""
+    scores, truth = scores_and_truth(1.7, [0.0, -1.2])
+    scaling = vector_scaling(scores, truth)
+    sure = np.array([[1.0, UNREPORTED], [UNREPORTED, 1.0]])
+    logs = np.log(np.concatenate([scores, sure]))
+    weights = np.concatenate([np.ones(len(scores)), [SURE_READINGS] * 2])
+    labels = np.concatenate([truth, [0, 1]])
+    regression = LogisticRegression(C=np.inf, tol=1e-8).fit(logs[:, 1:] - logs[:, :1], labels, weights)
+    assert scaling.slope == pytest.approx(regression.coef_[0, 0], abs=2e-3)
+    share = np.bincount(labels, weights) / weights.sum()
+    expected = regression.intercept_[0] - np.log(share[1] / share[0])
+    assert scaling.offsets[1] - scaling.offsets[0] == pytest.approx(expected, abs=5e-3)
+
+
+def test_what_shaped_the_scores_is_found_again():
+    offsets = np.array([0.4, -0.9, 0.5, 0.0])
+    scores, truth = scores_and_truth(2.5, offsets)
+    scaling = vector_scaling(scores, truth)
+    assert scaling.slope == pytest.approx(2.5, abs=0.1)
+    learned = scaling.offsets + np.log(np.bincount(truth) / len(truth))  # of posteriors
+    assert learned - learned.mean() == pytest.approx(offsets - offsets.mean(), abs=0.06)
+
+
+def test_guesses_say_nothing_and_no_samples_are_believed():
+    rng = np.random.default_rng(0)
+    guesses = rng.uniform(UNREPORTED, 1, (5000, 3))
+    assert abs(vector_scaling(guesses, rng.integers(3, size=5000)).slope) < 0.1
+    believed = vector_scaling(np.zeros((0, 3)), np.zeros(0, int))
+    assert believed.slope > 0.9
+    assert believed.offsets == pytest.approx(np.full(3, believed.offsets[0]))
+
+
+def test_a_rare_system_that_never_scores_best_is_still_told():
+    """A tenth are Bego; their score stays below that of ITI, but is there, while ITI's implants have none of it."""
+    found = [
+        Sample({SYSTEM: {"ITI": 0.7, "Bego": 0.3} if k % 10 == 0 else {"ITI": 0.8}}, {}, system, None, str(k))
+        for k in range(400)
+        for system in [("Bego" if k % 10 == 0 else "ITI")]
+    ]
+    ranker = Ranker(TABLE, calibrate(found, TABLE, 0.9))
+    bego, iti = ranker.rank([found[0].readings, found[1].readings])
+    assert (bego.systems[0].name, iti.systems[0].name) == ("Bego", "ITI")
+
+
+def test_axes_that_were_never_judged_keep_their_scores():
+    found = [sample._replace(values={}) for sample in samples(50, 0.1)]
+    assert set(calibrate(found, TABLE, 0.9).scalings) == set()
+    judged = [
+        sample._replace(values={k: v for k, v in sample.values.items() if k == "apical.apex"})
+        for sample in samples(50, 0.1)
+    ]
+    assert set(calibrate(judged, TABLE, 0.9).scalings) == {"apical.apex"}
 
 
 def test_lines_without_labels_get_no_set():

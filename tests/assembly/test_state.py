@@ -6,7 +6,7 @@ import pytest
 from implant_scenes import CLASSES, LINES, detections, fitted, scenes
 
 from implantdet.assembly.assembler import PartAssembler
-from implantdet.assembly.ranking import Calibration
+from implantdet.assembly.ranking import Calibration, Scaling
 from implantdet.assembly.state import load_state, read_classes, save_state
 from implantdet.data.problems import DataError
 from implantdet.taxonomy import Taxonomy, default_taxonomy
@@ -58,15 +58,19 @@ def test_a_new_system_and_new_values_take_part_after_calibration(calibrated, tmp
 
 
 @pytest.mark.parametrize("can_be_read", [False, True])
-def test_confusions_of_new_values(can_be_read, tmp_path):
+def test_scalings_of_new_values(can_be_read, tmp_path):
     classes = (*CLASSES, "middle.body.curved") if can_be_read else CLASSES
-    confusion = np.array([[0.8, 0.2], [0.4, 0.6]])
-    calibration = Calibration(confusions={"middle.body": confusion})
+    calibration = Calibration(scalings={"middle.body": Scaling(1.5, np.array([0.8, -0.2]))})
     state = replace(fitted().state_, calibration=calibration, min_scores=np.full(len(classes), 0.05))
     save_state(tmp_path / "a.json", state, classes, {"middle.body": ("straight", "tapered")})
-    loaded = load_state(tmp_path / "a.json", classes, {"middle.body": ("tapered", "curved", "straight")})
-    expected = [[0.6, 0, 0.4], [0, 1, 0] if can_be_read else [0.396, 0.01, 0.594], [0.2, 0, 0.8]]
-    assert loaded.calibration.confusions["middle.body"] == pytest.approx(np.array(expected))
+    today = {"middle.body": ("tapered", "curved", "straight")}
+    loaded = load_state(tmp_path / "a.json", classes, today)
+    expected = np.array([-0.2, 0.3 if can_be_read else np.nan, 0.8])
+    save_state(tmp_path / "b.json", loaded, classes, today)
+    for state in (loaded, load_state(tmp_path / "b.json", classes, today)):
+        scaling = state.calibration.scalings["middle.body"]
+        assert scaling.slope == 1.5
+        assert scaling.offsets == pytest.approx(expected, nan_ok=True)
 
 
 def test_before_calibration_nothing_is_unknown(tmp_path):
@@ -79,14 +83,16 @@ def test_before_calibration_nothing_is_unknown(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "version 1, expected 4; fit the assembler again"),
+        ({"version": 1}, "version 1, expected 5; fit the assembler again"),
         ({"format": "pickle"}, "expected the state of a part assembler"),
         ({"thing_classes": ["Bego"]}, "other classes"),
         ({"pairs": [[1.0]]}, "damaged"),
         ({"aspects": None}, "damaged"),
         ({"examples": None}, "damaged"),
         ({"min_scores": [0.5]}, r"damaged: .*\(1,\) min_scores of 31 classes"),
-        ({"confusions": {"middle.body": [["straight", "tapered"], [[1.0]]]}}, r"damaged: .*\(1, 1\) for 2 values"),
+        ({"scalings": {"middle.body": [1.0, {"straight": "much"}]}}, "damaged: ValueError"),
+        ({"scalings": {"middle.body": [1.0, ["straight"]]}}, "damaged: AttributeError"),
+        ({"scalings": {"middle.body": [None, {"straight": 0.0}]}}, "damaged: ValueError"),
     ],
 )
 def test_foreign_and_damaged_files_are_refused(tmp_path, change, message):
