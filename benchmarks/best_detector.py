@@ -108,6 +108,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "image_passes": arguments.passes,
         "processes": arguments.processes,
         "training_hours": hours(run),
+        "training_commit": (run / "commit").read_text(encoding="utf-8"),
         "config": arguments.config,
         "options": arguments.options,
         "metrics": without_nan(runs.metrics(truth, found)),

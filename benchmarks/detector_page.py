@@ -117,8 +117,8 @@ def best_section() -> list[str]:
         "## The best that a CPU has trained",
         f"[`{result['config']}`](../{result['config']}){options}, {result['image_passes']} crops out of "
         f"{result['num_train']} radiographs in {result['training_hours']:.1f} hours with {result['processes']} "
-        "processes; one seed. Evaluated on the test patients; `implants` are the detector's own boxes of whole "
-        "implants.",
+        f"processes, at commit {result['training_commit'][:9]}; one seed. Evaluated on the test patients; `implants` "
+        "are the detector's own boxes of whole implants.",
         table(rows, ["", *METRICS.values()]),
         "Implants before and after the second stage:",
         table(stages, ["", *(f"{kind}, {c}" for kind in ("by system", "any system") for c in columns)]),

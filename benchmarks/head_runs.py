@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from _paired import paired_difference
-from _record import write_result
+from _record import git, write_result
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torchvision.ops import box_convert, box_iou
@@ -144,10 +144,13 @@ def in_parallel(jobs: int, tasks: Sequence[Callable[[], Path]]) -> list[Path]:
 def train_net(run: Path, config: str, options: Iterable[object], *flags: str, script: str = SCRIPT) -> Path:
     """Run train_net.py, or a script that wraps it, with OUTPUT_DIR ``run``, unless it has come to its end there.
 
-    Returns ``run``.
+    Returns ``run``, in which ``commit`` says of which one the training is. Without ``done``, what has come to its end
+    is evaluated again.
     """
     if not (run / "done").exists():
         run.mkdir(parents=True, exist_ok=True)
+        if not (run / "commit").exists():
+            (run / "commit").write_text(git("rev-parse", "HEAD"), encoding="utf-8")
         print("running", run, flush=True)
         command = [sys.executable, script, "--config-file", config, *flags, "OUTPUT_DIR", run.resolve()]
         with (run / "console.txt").open("a", encoding="utf-8") as console:

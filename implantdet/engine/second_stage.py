@@ -125,14 +125,18 @@ def _compare_with_calibration(cfg: CfgNode, record: Path) -> None:
     if not record.is_file():
         return
     training = yaml.safe_load(record.read_text(encoding="utf-8"))
-    enabled = training.get("TEST", {}).get("AUG", {}).get("ENABLED", False)
-    if enabled != cfg.TEST.AUG.ENABLED:
-        logger.warning(
-            "TEST.AUG.ENABLED is %s, but the assembler was calibrated with %s (%s): the detector's scores differ, so "
-            "scores of implants and conformal sets do not hold what they promise. Set TEST.AUG.ENABLED %s, or "
-            "calibrate anew by `python train_net.py --resume` with the config of the training and TEST.AUG.ENABLED %s.",
-            *(cfg.TEST.AUG.ENABLED, enabled, record, enabled, cfg.TEST.AUG.ENABLED),
-        )
+    test = training.get("TEST", {})
+    for key, now, then in (
+        ("TEST.AUG.ENABLED", cfg.TEST.AUG.ENABLED, test.get("AUG", {}).get("ENABLED", False)),
+        ("TEST.TILE_SIZE", cfg.TEST.TILE_SIZE, test.get("TILE_SIZE", 0)),
+    ):
+        if now != then:
+            logger.warning(
+                "%s is %s, but the assembler was calibrated with %s (%s): the detector's scores differ, so scores of "
+                "implants and conformal sets do not hold what they promise. Set %s %s, or calibrate anew by `python "
+                "train_net.py --resume` with the config of the training and %s %s.",
+                *(key, now, then, record, key, then, key, now),
+            )
     zoom = training.get("INPUT", {}).get("PANORAMIC_ZOOM", 1.0)
     if zoom != cfg.INPUT.PANORAMIC_ZOOM:
         logger.warning(

@@ -31,6 +31,7 @@ from implantdet.engine.step import StepTrainer
 from implantdet.evaluation.coco_evaluator import COCOEvaluator
 from implantdet.evaluation.implant_evaluator import ImplantEvaluator
 from implantdet.evaluation.stopwatch import TimedModel
+from implantdet.modeling.tiles import TiledDetector
 from implantdet.modeling.tta import ImplantRCNNWithTTA
 
 
@@ -109,8 +110,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_detector(cls, cfg: CfgNode, model: nn.Module) -> nn.Module:
-        """What is evaluated of a trained model: with ``TEST.AUG.ENABLED``, it looks at each image in many versions."""
-        return ImplantRCNNWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else model
+        """What is evaluated of a trained model: it looks at versions by ``TEST.AUG``, at tiles by ``TILE_SIZE``."""
+        if cfg.TEST.AUG.ENABLED:
+            return ImplantRCNNWithTTA(cfg, model)
+        return TiledDetector(cfg, model) if cfg.TEST.TILE_SIZE else model
 
     def _build_stream(self) -> Iterable[list[dict[str, Any]]]:
         mapper = self.build_mapper(self.cfg, self.dataset_dicts)
@@ -148,7 +151,7 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.TEST.AUG.ENABLED = False  # many versions would take too long so often
-        return Evaluation(cfg.TEST.EVAL_PERIOD, lambda: self.test(cfg, model))
+        return Evaluation(cfg.TEST.EVAL_PERIOD, lambda: self.test(cfg, self.build_detector(cfg, model)))
 
     def build_writers(self) -> list[EventWriter]:
         """The log, ``metrics.json``, and TensorBoard if it is installed."""

@@ -139,6 +139,10 @@ def test_the_model_that_is_given_is_calibrated_and_reported(cfg):
             ["TEST.AUG.ENABLED is True, but the assembler was calibrated with False ("],
         ),
         (
+            ("DATASETS.TEST", "('tiny_implants_test',)", "TEST.TILE_SIZE", 48),
+            ["TEST.TILE_SIZE is 48, but the assembler was calibrated with 0 ("],
+        ),
+        (
             ("DATASETS.TEST", "('tiny_implants_test',)", "INPUT.PANORAMIC_ZOOM", 2.0),
             ["INPUT.PANORAMIC_ZOOM is 2.0, but the assembler was calibrated with 1.0 ("],
         ),

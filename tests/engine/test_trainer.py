@@ -203,6 +203,16 @@ def test_validation_in_a_training_takes_one_version_whatever_the_final_evaluatio
     assert [item["image"].shape for item in seen] == [(1, 32, 32)] * 2
 
 
+def test_evaluations_look_at_tiles_in_a_training_and_after_it(tiny_cfg, seen):
+    options = ("INPUT.MIN_SIZE_TEST", 48, "TEST.TILE_SIZE", 32, "TEST.TILE_OVERLAP", 8, "MODEL.MASK_ON", False)
+    cfg = tiny_cfg("SOLVER.MAX_EPOCHS", "0.1", *options)
+    train(cfg)
+    assert [item["image"].shape for item in seen] == [(1, 32, 32)] * 8  # two images, each in four tiles
+    results = Trainer.evaluate(tiny_cfg(*options, "MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/model_final.pth"))
+    assert results["bbox"].keys() >= {"AP", "AP50"}
+    assert len(seen) == 16
+
+
 def test_validation_data_is_whole_annotated_and_not_augmented(tiny_cfg):
     batches = [list(build_validation_loader(tiny_cfg())) for _ in range(2)]
     assert [len(batch) for batch in batches[0]] == [1, 1]

@@ -1,0 +1,110 @@
+"""Large images tile by tile: a detector that was trained on crops finds little in what is many times as large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import batched_nms
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+EDGE = 1.0  # pixels; a box that comes as close to a tile's inner edge is cut off there
+
+
+def tile_starts(length: int, size: int, overlap: int) -> list[int]:
+    """Where tiles of ``size`` pixels begin that cover ``length``, evenly spread, neighbours sharing ``overlap``."""
+    if length <= size:
+        return [0]
+    count = -(-(length - overlap) // (size - overlap))
+    return [round(index * (length - size) / (count - 1)) for index in range(count)]
+
+
+class TiledDetector(nn.Module):
+    """Looks at every image in overlapping tiles, and unites what it finds by NMS, category by category.
+
+    What a tile's edge cuts off is left to the neighbour that shows it whole, so that nothing larger than the overlap
+    should be looked for. Images no larger than a tile are looked at as they are.
+
+    Args:
+        model: a ``GeneralizedRCNN`` without masks.
+        size: side of a tile, in pixels of the image that the model is given.
+        overlap: what neighbours share at least, in pixels.
+        nms_thresh: IoU above which the worse of two detections of a category is dropped.
+        topk: number of detections to keep.
+        batch_size: tiles that pass through the model together.
+
+    Raises:
+        ValueError: the overlap is not from 0 to less than the size, or the model predicts masks.
+    """
+
+    @configurable
+    def __init__(
+        self, model: nn.Module, *, size: int, overlap: int, nms_thresh: float, topk: int, batch_size: int = 4
+    ) -> None:
+        super().__init__()
+        if not 0 <= overlap < size:
+            raise ValueError(
+                f"TEST.TILE_OVERLAP must be from 0 to less than TEST.TILE_SIZE; found {overlap}, and {size}"
+            )
+        if getattr(model.roi_heads, "mask_on", False):
+            raise ValueError("TEST.TILE_SIZE is for boxes alone: set MODEL.MASK_ON False, or TEST.TILE_SIZE 0")
+        self.model = model
+        self.size = size
+        self.overlap = overlap
+        self.nms_thresh = nms_thresh
+        self.topk = topk
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Arguments of the constructor from ``TEST`` and ``MODEL.ROI_HEADS``."""
+        return {
+            "model": model,
+            "size": cfg.TEST.TILE_SIZE,
+            "overlap": cfg.TEST.TILE_OVERLAP,
+            "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            "topk": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """The detections of every image, as ``GeneralizedRCNN`` returns them.
+
+        Args:
+            batched_inputs: each with ``image``, (C, H, W), and the ``height`` and ``width`` to scale boxes to.
+        """
+        return [{"instances": self._detect(image)} for image in batched_inputs]
+
+    def _detect(self, given: dict[str, Any]) -> Instances:
+        height, width = given["image"].shape[1:]
+        corners = list(product(*(tile_starts(length, self.size, self.overlap) for length in (height, width))))
+        if len(corners) == 1:
+            return self.model([given])[0]["instances"]
+        tiles = [{"image": given["image"][:, y : y + self.size, x : x + self.size]} for y, x in corners]
+        found = []
+        for start in range(0, len(tiles), self.batch_size):
+            outputs = self.model(tiles[start : start + self.batch_size])
+            for (y, x), output in zip(corners[start:], outputs, strict=False):
+                found.append(self._placed(output["instances"], y, x, (height, width)))
+        united = Instances.cat(found)
+        kept = batched_nms(united.pred_boxes.tensor, united.scores, united.pred_classes, self.nms_thresh)
+        return detector_postprocess(united[kept[: self.topk]], given.get("height", height), given.get("width", width))
+
+    def _placed(self, instances: Instances, y: int, x: int, image_size: tuple[int, int]) -> Instances:
+        """What a tile at this corner shows whole, in pixels of the image."""
+        boxes = instances.pred_boxes.tensor + torch.tensor([x, y, x, y]).to(instances.pred_boxes.tensor)
+        height, width = image_size
+        low = boxes.new_tensor([x if x > 0 else -1.0, y if y > 0 else -1.0]) + EDGE
+        right, bottom = x + self.size, y + self.size
+        high = boxes.new_tensor([right if right < width else width + 1.0, bottom if bottom < height else height + 1.0])
+        whole = (boxes[:, :2] >= low).all(dim=1) & (boxes[:, 2:] <= high - EDGE).all(dim=1)
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(boxes[whole]),
+            scores=instances.scores[whole],
+            pred_classes=instances.pred_classes[whole],
+        )
