@@ -38,9 +38,10 @@ setup(
         "matplotlib>=3.10",
         "pillow",
         "pydicom>=3",
+        "highdicom",
         "pyyaml",
         "tabulate",
         "tqdm",
     ],
-    extras_require={"dicom": ["python-gdcm"]},  # decodes what pydicom alone cannot: JPEG Lossless, JPEG-LS
+    extras_require={"dicom": ["python-gdcm"]},  # decodes JPEG Lossless
 )

@@ -79,15 +79,17 @@ def _by_shares(which: Indices, part: Indices, costs: Array, alone: Array) -> tup
 
 
 def _components(which: Indices, part: Indices, num_parts: int) -> Indices:
-    """[P] the first part of the connected component of every part; ``which`` is in order."""
+    """[P] the first part of the connected component of every part; ``which`` is in order, each candidate has a part."""
     starts = np.flatnonzero(np.diff(which, prepend=-1))
     label = np.arange(num_parts)
     while True:
         lower = label.copy()
-        np.minimum.at(lower, part, np.minimum.reduceat(label[part], starts)[which])
+        least = np.minimum.reduceat(label[part], starts)[which]
+        np.minimum.at(lower, part, least)
+        np.minimum.at(lower, label[part], least)  # the first part so far takes all that follow it along
         if (lower == label).all():
             return label
-        label = lower[lower]  # in steps twice as long each time
+        label = lower[lower]
 
 
 def _part_by_part(members: Indices, gain: Array) -> Indices | None:

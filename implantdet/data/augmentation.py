@@ -5,13 +5,12 @@ Random numbers come from NumPy's global generator, as in Detectron2's own augmen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import gen_crop_transform_with_instance
-from detectron2.structures import BoxMode
 from fvcore.transforms.transform import Transform
 from PIL import Image
 
@@ -94,7 +93,8 @@ class RadiographCrop(T.RandomCrop):
     Args:
         crop_type, crop_size: of ``RandomCrop``.
         zoom: how many times smaller the crop is, 1 or more: in as many pixels, everything is as much larger.
-        instance_prob: probability that the crop shows the centre of a box, drawn from all alike, in [0, 1].
+        instance_prob: probability that the crop shows a box, drawn from all alike, in [0, 1]; of one that does not fit,
+            its centre.
 
     Raises:
         ValueError: ``instance_prob`` is not from 0 to 1.
@@ -117,9 +117,18 @@ class RadiographCrop(T.RandomCrop):
         if boxes is None or len(boxes) == 0 or np.random.rand() >= self.instance_prob:
             return super().get_transform(image)
         height, width = image.shape[:2]
-        box = boxes[np.random.randint(len(boxes))].clip(0, [width, height] * 2)
-        instance = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS}
-        return gen_crop_transform_with_instance(self.get_crop_size((height, width)), (height, width), instance)
+        x0, y0, x1, y1 = boxes[np.random.randint(len(boxes))].clip(0, [width, height] * 2)
+        crop_height, crop_width = self.get_crop_size((height, width))
+        y, x = _start(y0, y1, crop_height, height), _start(x0, x1, crop_width, width)
+        return T.CropTransform(x, y, crop_width, crop_height)
+
+
+def _start(low: float, high: float, crop: int, length: int) -> int:
+    """Where a crop begins that shows the span from ``low`` to ``high`` or, if that is too long, its middle."""
+    if high - low > crop - 1:  # whole pixels may not reach both ends
+        low = high = (low + high) / 2
+    first, last = max(math.ceil(high) - crop, 0), min(math.floor(low), length - crop)
+    return int(np.random.randint(first, max(first, last) + 1))
 
 
 def panoramic_zoom(cfg: CfgNode) -> float:

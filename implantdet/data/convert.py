@@ -106,8 +106,8 @@ def _read_size(source: Source, image: SourceImage, record: dict[str, Any]) -> st
         return f"image {image.path} is {width}×{height}, its record says {image.size[0]!r}×{image.size[1]!r}"
     record["width"], record["height"] = width, height
     scale, modality = header_of(source.root / image.path)
-    if isinstance(scale, float):
-        record.setdefault("mm_per_pixel", scale)
+    if scale is not None and not {"mm_per_pixel", "mm_per_pixel_matrix"} & record.keys():
+        record["mm_per_pixel" if isinstance(scale, float) else "mm_per_pixel_matrix"] = scale
     if modality is not None:
         record.setdefault("modality", modality)
     return image_fault(record)

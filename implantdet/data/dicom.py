@@ -1,12 +1,11 @@
 """Radiographs in DICOM files: grey levels as a viewer shows them, and what the header says of scale and modality.
 
-pydicom is imported where a DICOM file is read, since it loads every decoder that is installed.
+pydicom and highdicom are imported where a DICOM file is read, since they load every decoder that is installed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,22 @@ SUFFIXES = (".dcm", ".dicom")
 MODALITIES = {"PX": PANORAMIC, "IO": PERIAPICAL}  # DICOM's names (PS3.3, C.7.3.1.1.1); all others say nothing
 INDEX = "DICOMDIR"  # lists other files, and is no image
 MAGIC = b"DICM"  # after a preamble of 128 bytes (PS3.10, 7.1)
-MAX_LEVEL = np.iinfo(np.uint16).max
+# Optional, and often there without a value, which means nothing.
+OPTIONAL = (
+    *("NumberOfFrames", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth"),
+    *("VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "PixelPaddingValue"),
+)
+# By compression, pydicom's plugin: left to itself it takes GDCM, which a damaged file can make end the process.
+PLUGINS = {
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": "pillow",
+}
+MM_PER_PIXEL = (0.005, 0.5)  # of radiographs of teeth; exports without a scale write 1
+MAGNIFICATION = (1.0, 3.0)
 
 
 def looks_like_dicom(path: str | Path) -> bool:
@@ -33,67 +47,99 @@ def looks_like_dicom(path: str | Path) -> bool:
             start = file.read(128 + len(MAGIC))
     except OSError:  # whoever opens it next says so
         return False
-    return start[128:] == MAGIC and Path(path).name.upper() != INDEX
+    return start[128:] == MAGIC and Path(path).stem.upper() != INDEX
 
 
 def read_dicom(path: str | Path) -> np.ndarray:
-    """Grey levels with the file's modality, VOI and presentation look-up tables applied, air dark.
+    """Grey levels as the file wants them shown: with its look-up tables and its window, and MONOCHROME1 turned round.
+
+    Without a window, more than 8 bits are stretched from the darkest to the brightest pixel. Padding is black.
 
     Returns:
-        (H, W) array of uint8 for pixels of up to 8 bits, else of uint16.
+        (H, W) array of float32 from 0 to 255.
 
     Raises:
-        ValueError: the file holds several frames, or levels that span more than 0 to 65535.
-        Exception: whatever pydicom stumbles over; it names the package that a compression needs.
+        ValueError: the file holds several frames, or what is no number.
+        Exception: whatever pydicom and highdicom stumble over; pydicom names the package that a compression needs.
     """
+    import highdicom
     from pydicom import dcmread
-    from pydicom.pixels import apply_modality_lut, apply_presentation_lut, apply_voi_lut
 
     file = dcmread(path)
-    frames = int(file.get("NumberOfFrames") or 1)
-    if frames > 1:
+    for key in OPTIONAL:
+        if key in file and file[key].is_empty:
+            delattr(file, key)
+    if "VOILUTSequence" in file and file.VOILUTSequence[0].LUTDescriptor[2] not in (8, 16):
+        del file.VOILUTSequence  # highdicom knows no other lengths; the window, or the stretch, takes its place
+    frames = int(file.get("NumberOfFrames", 1))
+    if frames != 1:
         raise ValueError(f"{frames} frames; expected one radiograph")
-    levels = file.pixel_array
-    if file.SamplesPerPixel > 1:
-        return np.asarray(Image.fromarray(levels).convert("L"))
-    levels = apply_presentation_lut(apply_voi_lut(apply_modality_lut(levels, file), file), file)
-    if file.PhotometricInterpretation == "MONOCHROME1" and "PresentationLUTShape" not in file:
-        levels = levels.max() - levels
-    levels = np.rint(levels.astype(float))
-    levels -= min(levels.min(), 0)  # signed pixels: the lowest becomes 0
-    if levels.max() > MAX_LEVEL:
-        raise ValueError(f"grey levels that span {levels.max():g}; expected up to {MAX_LEVEL}")
-    return levels.astype(np.uint8 if file.BitsStored <= 8 and levels.max() < 256 else np.uint16)
+    syntax = file.file_meta.TransferSyntaxUID
+    if syntax.is_compressed:
+        file.decompress(decoding_plugin=PLUGINS.get(syntax, ""), generate_instance_uid=False)
+    image = highdicom.Image.from_dataset(file, copy=False)
+    levels = image.get_frame(
+        1,
+        apply_real_world_transform=False,
+        apply_voi_transform=None,  # if there is one
+        voi_output_range=(0.0, 255.0),
+        apply_icc_profile=False,
+    )
+    if not np.isfinite(levels).all():
+        raise ValueError(f"levels from {levels.min()} to {levels.max()}; expected numbers")
+    if levels.ndim == 3:
+        colours = levels if levels.max() <= 255 else levels / 256
+        return np.asarray(Image.fromarray(colours.astype(np.uint8)).convert("L"), np.float32)
+    levels = levels.astype(np.float32)
+    is_padding = np.zeros(levels.shape, bool)
+    if "PixelPaddingValue" in file:
+        is_padding = file.pixel_array == file.PixelPaddingValue
+        levels[is_padding] = levels.min(where=~is_padding, initial=levels.max())
+    has_window = "WindowCenter" in file or "VOILUTSequence" in file
+    if not has_window and (file.BitsStored > 8 or levels.min() < 0 or levels.max() > 255):
+        levels -= levels.min()
+        levels *= 255 / (levels.max() or 1)
+    levels[is_padding] = 0
+    return levels.clip(0, 255)
 
 
 def header_of(path: str | Path) -> tuple[Scale | None, str | None]:
     """What a DICOM file says of its radiograph; of any other file, nothing.
 
     Returns:
-        Millimetres per pixel, calibrated where the file is, else at the detector, less the estimated magnification if
-        there is one; and the modality, ``panoramic`` or ``periapical``. None where it is not known.
+        Millimetres per pixel: calibrated, if the file is, else at the detector, less the estimated magnification if
+        there is one. And the modality, ``panoramic`` or ``periapical``. None where it is not known, or not credible.
     """
     if not looks_like_dicom(path):
         return None, None
     from pydicom import dcmread
 
-    file = dcmread(path, stop_before_pixels=True)
-    return _scale(file), MODALITIES.get(str(file.get("Modality")))
+    try:
+        file = dcmread(path, stop_before_pixels=True)
+        modality = MODALITIES.get(str(file.get("Modality")))
+    except Exception:  # a header that cannot be read says nothing; who reads the pixels tells why
+        return None, None
+    return _scale(file), modality
 
 
 def _scale(file: Dataset) -> Scale | None:
-    magnification = _positive([file.get("EstimatedRadiographicMagnificationFactor")], 1) or [1.0]
-    calibrated, at_detector = (_positive(file.get(key), 2) for key in ("PixelSpacing", "ImagerPixelSpacing"))
-    spacing = calibrated or (at_detector and [value / magnification[0] for value in at_detector])
+    spacing, at_detector = (_numbers(file, key, 2, MM_PER_PIXEL) for key in ("PixelSpacing", "ImagerPixelSpacing"))
+    # Equal ones were not calibrated (PS3.3, 10.7.1.1).
+    if at_detector is not None and spacing in (None, at_detector):
+        magnification = _numbers(file, "EstimatedRadiographicMagnificationFactor", 1, MAGNIFICATION) or (1.0,)
+        spacing = tuple(value / magnification[0] for value in at_detector)
     if spacing is None:
         return None
     down, right = spacing
     return right if math.isclose(down, right, rel_tol=1e-3) else [[right, 0.0], [0.0, down]]
 
 
-def _positive(values: Any, count: int) -> list[float] | None:
-    """``count`` numbers above 0, or None where anything else stands."""
-    if not isinstance(values, Sequence) or len(values) != count or None in values:
+def _numbers(file: Dataset, key: str, count: int, limits: tuple[float, float]) -> tuple[float, ...] | None:
+    """The numbers of a field, if it has so many, all of them within the limits."""
+    try:
+        value: Any = file.get(key)
+        numbers = (float(value),) if count == 1 else tuple(float(item) for item in value)
+    except Exception:  # no number, or no list of them: pydicom converts when a field is looked at
         return None
-    numbers = [float(value) for value in values]
-    return numbers if all(math.isfinite(number) and number > 0 for number in numbers) else None
+    credible = len(numbers) == count and all(limits[0] <= number <= limits[1] for number in numbers)
+    return numbers if credible else None

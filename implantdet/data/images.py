@@ -20,7 +20,7 @@ def read_radiograph(path: str | Path) -> np.ndarray:
     """Decode an image to grey levels: DICOM as a viewer shows it, others with their EXIF orientation, as in Detectron2.
 
     Returns:
-        (H, W) array of uint8, or of uint16 for a file of 16-bit grey levels.
+        (H, W) array of uint8, of uint16 for a file of 16-bit grey levels, or of float32 from 0 to 255 for DICOM.
 
     Raises:
         DataError: the file is missing, truncated, or no image of whole grey levels or colours.
@@ -60,9 +60,9 @@ def to_float(levels: np.ndarray) -> np.ndarray:
     """Grey levels as float32 from 0 to 255, every level of a 16-bit image kept apart.
 
     Args:
-        levels: (H, W) array of uint8 or uint16.
+        levels: (H, W) array of uint8, uint16, or float32 from 0 to 255.
     """
-    if levels.dtype == np.uint8:
+    if levels.dtype in (np.uint8, np.float32):
         return levels.astype(np.float32)
     brightest = int(levels.max(initial=0))
     bits = next(bits for bits in _BIT_DEPTHS if brightest < 2**bits)

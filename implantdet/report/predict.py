@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from implantdet.data.dicom import header_of
 from implantdet.data.idd import write_json
-from implantdet.data.images import find_radiographs, read_radiograph, to_float
+from implantdet.data.images import SUFFIXES, find_radiographs, read_radiograph, to_float
 from implantdet.data.problems import DataError, Problem
 from implantdet.engine.predictor import ImplantPredictor
 from implantdet.evaluation.implant_results import implant_content
@@ -99,9 +99,10 @@ def _names(images: Sequence[str | Path], out: Path) -> dict[str, Path]:
             str(path).encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{str(path)!r}: a name that is no UTF-8; rename it") from error
-        name, number = path.stem, 2
+        stem = path.stem if path.suffix.lower() in SUFFIXES else path.name  # DICOM files may be named 1.2.840.1
+        name, number = stem, 2
         while name in names:
-            name, number = f"{path.stem}_{number}", number + 1
+            name, number = f"{stem}_{number}", number + 1
         names[name] = path
     return names
 

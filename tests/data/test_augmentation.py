@@ -192,18 +192,38 @@ def corners(crop):
 
 
 @pytest.mark.parametrize("zoom", [1.0, 2.0])
-@pytest.mark.parametrize("box", [(0, 0, 6, 4), (84, 56, 90, 60), (40, 20, 52, 30), (80, -30, 120, 20)])
-def test_crops_show_an_instance(box, zoom):
-    """Its centre, wherever it lies, even of a box that leaves the image; every place that shows it comes up."""
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 6, 4), (84, 56, 90, 60), (40, 20, 52, 28), (80, -30, 120, 8), (30.3, 20.7, 38.9, 25.2), (89.6, 3, 90, 9)],
+)
+def test_crops_show_an_instance_whole(box, zoom):
+    """Wherever it lies, and what is in the image of one that leaves it; every such place comes up."""
     image, _ = painted()
     augmentation = RadiographCrop("absolute", [20, 30], zoom, 1.0)
-    x, y = (max(box[0], 0) + min(box[2], 90)) / 2, (max(box[1], 0) + min(box[3], 60)) / 2
-    places = [corners(augmentation.get_transform(image, np.array([box], float))) for _ in range(300)]
-    for x0, y0, x1, y1 in places:
-        assert (x1 - x0, y1 - y0) == (30 / zoom, 20 / zoom)
+    x0, y0, x1, y1 = np.clip(box, 0, [90, 60, 90, 60])
+    width, height = int(30 / zoom), int(20 / zoom)
+    seen = {corners(augmentation.get_transform(image, np.array([box], float))) for _ in range(6000)}
+    expected = {
+        (x, y, x + width, y + height)
+        for x in range(90 - width + 1)
+        for y in range(60 - height + 1)
+        if x <= x0 and x1 <= x + width and y <= y0 and y1 <= y + height
+    }
+    assert seen == expected
+
+
+@pytest.mark.parametrize("box", [(10, 5, 70, 50), (0.5, 0, 90, 60), (20, 12.3, 41, 33.4)])
+def test_crops_show_the_centre_of_an_instance_that_is_larger(box):
+    image, _ = painted()
+    augmentation = RadiographCrop("absolute", [20, 20], 1.0, 1.0)
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    for _ in range(200):
+        x0, y0, x1, y1 = corners(augmentation.get_transform(image, np.array([box], float)))
         assert 0 <= x0 <= x <= x1 <= 90 and 0 <= y0 <= y <= y1 <= 60
-    possible = [min(c, size - side) - max(c - side, 0) for c, side, size in ((x, 30 / zoom, 90), (y, 20 / zoom, 60))]
-    assert [max(starts) - min(starts) for starts in zip(*(place[:2] for place in places), strict=True)] == possible
+    tiny = RadiographCrop("absolute", [1, 1], 8.0, 1.0)
+    x0, y0, x1, y1 = corners(tiny.get_transform(image, np.array([box], float)))
+    assert (x1 - x0, y1 - y0) == (1, 1)
+    assert x0 <= x <= x1 and y0 <= y <= y1
 
 
 def test_each_instance_is_shown_alike_often_in_the_given_share_of_crops():
@@ -212,7 +232,7 @@ def test_each_instance_is_shown_alike_often_in_the_given_share_of_crops():
     augmentation = RadiographCrop("absolute", [6, 6], 1.0, 0.6)
     places = np.array([corners(augmentation.get_transform(image, boxes)) for _ in range(4000)])
     shown = [np.mean((places[:, :2] <= c).all(1) & (places[:, 2:] >= c).all(1)) for c in ([2, 2], [88, 58])]
-    by_chance = 9 / (85 * 55)  # of the places of a crop of 6 x 6, those with its corner in 0..2
+    by_chance = 9 / (85 * 55)  # of the places of a crop of 6 x 6, those that show [2, 2]
     np.testing.assert_allclose(shown, 0.3 + 0.4 * by_chance, atol=4 * (0.3 * 0.7 / 4000) ** 0.5)
 
 
