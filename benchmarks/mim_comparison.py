@@ -237,24 +237,11 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
     weights = "" if variant.name == "random" else pretrained / "model_final.pth"
     for share in args.labels:
         folder = reduced(data, args.out.resolve() / "reduced", fold, share, seed, args.val_images)
-        length = (
-            "SOLVER.MAX_EPOCHS",
-            args.finetune_epochs / share,
-            "SOLVER.WARMUP_EPOCHS",
-            0.05 * args.finetune_epochs / share,
-        )
+        epochs = args.finetune_epochs / share
         options = (
-            *(
-                "SEED",
-                seed,
-                *dataset_options(folder, fold),
-                "MODEL.MASK_ON",
-                False,
-                "MODEL.WEIGHTS",
-                weights,
-                *finetune,
-            ),
-            *(*length, "SOLVER.EVAL_EPOCHS", args.finetune_epochs / share),
+            *("SEED", seed, *dataset_options(folder, fold), "MODEL.MASK_ON", False, "MODEL.WEIGHTS", weights),
+            *(*finetune, "SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", 0.05 * epochs),
+            *("SOLVER.EVAL_EPOCHS", epochs),
         )
         run = runs.train(out / f"labels_{share:g}", config, options)
         record |= {"labels": share, "configs": configs[share], "commit": (run / "done").read_text(encoding="utf-8")}
@@ -299,7 +286,7 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For every dataset, share of labels and metric: means, deviations, and paired differences of the inits."""
     by_key: dict[tuple[str, float, str], dict[str, dict[tuple[int, int], float]]] = {}
     for record in records:
-        for metric in record.keys() - {"dataset", "init", "fold", "seed", "labels", "commit"}:
+        for metric in record.keys() - {"dataset", "init", "fold", "seed", "labels", "commit", "configs"}:
             inits = by_key.setdefault((record["dataset"], record["labels"], metric), {})
             inits.setdefault(record["init"], {})[record["fold"], record["seed"]] = record[metric]
     summary = []
@@ -328,14 +315,7 @@ def all_alike(keys: Iterable[RunKey]) -> bool:
 def variants(args: argparse.Namespace) -> list[Variant]:
     """The four inits at the first length, or MDE at every mask ratio and length."""
     lengths = {
-        epochs: (
-            "SOLVER.MAX_EPOCHS",
-            epochs,
-            "SOLVER.WARMUP_EPOCHS",
-            0.1 * epochs,
-            "SOLVER.EVAL_EPOCHS",
-            epochs,
-        )
+        epochs: ("SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", 0.1 * epochs, "SOLVER.EVAL_EPOCHS", epochs)
         for epochs in args.epochs
     }
     if args.ratios:

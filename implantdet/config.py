@@ -36,8 +36,6 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # Images with the modality `panoramic` are seen this many times as large, 1 to 8: implants are small in them. With
     # INPUT.CROP, and in pre-training, their crops are so many times smaller and come in as many pixels.
     cfg.INPUT.PANORAMIC_ZOOM = 1.0
-    # Probability that a crop of INPUT.CROP shows an annotation, whole if it fits, in [0, 1]; other crops may show none.
-    cfg.INPUT.CROP.INSTANCE_PROB = 0.0
     cfg.INPUT.NOISE_FRACTION = 0.06  # noise replaces up to this fraction of the pixels, in [0, 1]; paper section 4.3
     cfg.INPUT.FLIP_PROB = 0.5  # probability of each flip, horizontal and vertical, in [0, 1]
     cfg.INPUT.ROT90_PROB = 0.5  # probability of a quarter turn, either way alike, in [0, 1]

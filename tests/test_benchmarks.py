@@ -158,7 +158,7 @@ def test_a_training_that_fails_says_why_and_keeps_no_mark(benchmark, tmp_path):
 def test_the_page_compares_no_psnr_of_other_masks(benchmark):
     runs = [
         {"dataset": "d", "init": init, "fold": 0, "seed": seed, "labels": 0.0, "commit": "abc"}
-        | {"features_linear": 50.0 + seed * (init == "mde"), "reconstruction_PSNR": 20.0 + seed}
+        | {"configs": ["1", "2"], "features_linear": 50.0 + seed * (init == "mde"), "reconstruction_PSNR": 20.0 + seed}
         for init in ("mae", "mde")
         for seed in (0, 1)
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import reverse_cuthill_mckee
+from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
 
 from implantdet.assembly.candidates import Candidates, gains
 from implantdet.assembly.geometry import Array, Indices
@@ -42,7 +42,7 @@ def partition(candidates: Candidates, alone: Array) -> Indices:
     chosen, settled = _by_shares(which, part, costs, alone)
     if settled.all():
         return chosen
-    label = _components(which, part, len(alone))
+    label = _components(which, part, len(costs), len(alone))
     owner = label[members.max(axis=1)]
     hard = np.zeros(label.max() + 1, bool)
     hard[label[~settled]] = True
@@ -78,18 +78,14 @@ def _by_shares(which: Indices, part: Indices, costs: Array, alone: Array) -> tup
     return np.flatnonzero(chosen), settled
 
 
-def _components(which: Indices, part: Indices, num_parts: int) -> Indices:
-    """[P] the first part of the connected component of every part; ``which`` is in order, each candidate has a part."""
-    starts = np.flatnonzero(np.diff(which, prepend=-1))
-    label = np.arange(num_parts)
-    while True:
-        lower = label.copy()
-        least = np.minimum.reduceat(label[part], starts)[which]
-        np.minimum.at(lower, part, least)
-        np.minimum.at(lower, label[part], least)  # the first part so far takes all that follow it along
-        if (lower == label).all():
-            return label
-        label = lower[lower]
+def _components(which: Indices, part: Indices, num_candidates: int, num_parts: int) -> Indices:
+    """[P] number of the connected component of every part; ``which`` is in order."""
+    # Parts are joined through the candidates that hold them. Rows of candidates, then none of parts, are a matrix that
+    # scipy need not sort first.
+    rows = np.searchsorted(which, np.arange(num_candidates + num_parts + 1))
+    size = num_candidates + num_parts
+    graph = csr_array((np.ones(len(part)), num_candidates + part, rows), shape=(size, size))
+    return connected_components(graph, directed=False)[1][num_candidates:]
 
 
 def _part_by_part(members: Indices, gain: Array) -> Indices | None:

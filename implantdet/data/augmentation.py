@@ -5,7 +5,6 @@ Random numbers come from NumPy's global generator, as in Detectron2's own augmen
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -87,48 +86,22 @@ class SmoothResizeShortestEdge(T.ResizeShortestEdge):
         return resize
 
 
-class RadiographCrop(T.RandomCrop):
-    """Detectron2's, but at an annotation in some of the images, and smaller for radiographs that come enlarged.
+class ZoomedCrop(T.RandomCrop):
+    """Detectron2's, but so many times smaller: in as many pixels, everything is as much larger.
 
     Args:
         crop_type, crop_size: of ``RandomCrop``.
-        zoom: how many times smaller the crop is, 1 or more: in as many pixels, everything is as much larger.
-        instance_prob: probability that the crop shows a box, drawn from all alike, in [0, 1]; of one that does not fit,
-            its centre.
-
-    Raises:
-        ValueError: ``instance_prob`` is not from 0 to 1.
+        zoom: 1 or more.
     """
 
-    def __init__(self, crop_type: str, crop_size: Sequence[float], zoom: float, instance_prob: float) -> None:
+    def __init__(self, crop_type: str, crop_size: Sequence[float], zoom: float) -> None:
         super().__init__(crop_type, crop_size)
-        if not 0 <= instance_prob <= 1:
-            raise ValueError(f"INPUT.CROP.INSTANCE_PROB must be from 0 to 1; found {instance_prob}")
         self.zoom = zoom
-        self.instance_prob = instance_prob
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width in pixels, of an image of this height and width."""
         height, width = super().get_crop_size(image_size)
         return max(round(height / self.zoom), 1), max(round(width / self.zoom), 1)
-
-    def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> Transform:
-        """Draw the crop of (H, W) pixels; ``boxes``: (N, 4) corners in them, None or none: anywhere."""
-        if boxes is None or len(boxes) == 0 or np.random.rand() >= self.instance_prob:
-            return super().get_transform(image)
-        height, width = image.shape[:2]
-        x0, y0, x1, y1 = boxes[np.random.randint(len(boxes))].clip(0, [width, height] * 2)
-        crop_height, crop_width = self.get_crop_size((height, width))
-        y, x = _start(y0, y1, crop_height, height), _start(x0, x1, crop_width, width)
-        return T.CropTransform(x, y, crop_width, crop_height)
-
-
-def _start(low: float, high: float, crop: int, length: int) -> int:
-    """Where a crop begins that shows the span from ``low`` to ``high`` or, if that is too long, its middle."""
-    if high - low > crop - 1:  # whole pixels may not reach both ends
-        low = high = (low + high) / 2
-    first, last = max(math.ceil(high) - crop, 0), min(math.floor(low), length - crop)
-    return int(np.random.randint(first, max(first, last) + 1))
 
 
 def panoramic_zoom(cfg: CfgNode) -> float:
@@ -153,12 +126,11 @@ def build_augmentation(cfg: CfgNode, is_train: bool, zoom: float = 1.0) -> list[
     if not is_train:
         largest = round(zoom * cfg.INPUT.MAX_SIZE_TEST)
         return [SmoothResizeShortestEdge(round(zoom * cfg.INPUT.MIN_SIZE_TEST), largest, "choice")]
-    crop = cfg.INPUT.CROP
-    crops = [RadiographCrop(crop.TYPE, crop.SIZE, zoom, crop.INSTANCE_PROB)] if crop.ENABLED else []
-    left = 1.0 if crops else zoom
+    crop = [ZoomedCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, zoom)] if cfg.INPUT.CROP.ENABLED else []
+    left = 1.0 if crop else zoom
     sizes = tuple(round(left * size) for size in cfg.INPUT.MIN_SIZE_TRAIN), round(left * cfg.INPUT.MAX_SIZE_TRAIN)
     return [
-        *crops,
+        *crop,
         SmoothResizeShortestEdge(*sizes, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=True, vertical=False),
         T.RandomFlip(cfg.INPUT.FLIP_PROB, horizontal=False, vertical=True),

@@ -85,25 +85,16 @@ class RadiographMapper(DatasetMapper):
         dataset_dict = copy.deepcopy(dataset_dict)
         levels = read_radiograph(dataset_dict["file_name"])
         utils.check_image_size(dataset_dict, levels)
-        annotations = dataset_dict.get("annotations", []) if self.is_train else []
-        dataset_dict["image"], transforms = self.augment(levels, dataset_dict.get("modality"), _boxes(annotations))
+        dataset_dict["image"], transforms = self.augment(levels, dataset_dict.get("modality"))
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:
             self._transform_annotations(dataset_dict, transforms, tuple(dataset_dict["image"].shape[1:]))
         return dataset_dict
 
-    def augment(
-        self, levels: np.ndarray, modality: str | None = None, boxes: np.ndarray | None = None
-    ) -> tuple[torch.Tensor, T.TransformList]:
-        """The model's image, (C, H, W), and how it was made.
-
-        Args:
-            levels: (H, W) grey levels of ``read_radiograph``.
-            modality: of the radiograph.
-            boxes: (N, 4) corners in it, of the annotations at which ``INPUT.CROP`` may crop.
-        """
-        augmented = T.AugInput(to_float(levels), boxes=boxes)
+    def augment(self, levels: np.ndarray, modality: str | None = None) -> tuple[torch.Tensor, T.TransformList]:
+        """The model's image, (C, H, W), and how it was made, from (H, W) grey levels of ``read_radiograph``."""
+        augmented = T.AugInput(to_float(levels))
         transforms = (self.panoramic_augmentations if modality == PANORAMIC else self.augmentations)(augmented)
         image = torch.from_numpy(np.array(augmented.image))  # copied: flips leave negative strides
         return image.repeat(self.num_channels, 1, 1), transforms
@@ -144,7 +135,8 @@ class RadiographMapper(DatasetMapper):
     ) -> list[dict[str, Any]]:
         if not annotations:
             return []
-        whole = transforms.apply_box(_boxes(annotations))
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+        whole = transforms.apply_box(np.array(boxes, float))
         limit = np.array([size[1], size[0]] * 2)
         areas, seen = (np.prod(found[:, 2:] - found[:, :2], axis=1) for found in (whole, whole.clip(0, limit)))
         return [a for a, share in zip(annotations, seen / areas, strict=True) if share >= self._least(a["category_id"])]
@@ -155,8 +147,3 @@ class RadiographMapper(DatasetMapper):
             if category < len(self.supercategories) and self.supercategories[category] in THIRDS
             else MIN_OTHER
         )
-
-
-def _boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    return np.array(boxes, float).reshape(-1, 4)

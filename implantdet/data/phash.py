@@ -27,7 +27,7 @@ def picture_hash(levels: np.ndarray) -> np.ndarray:
     """Hash of one image.
 
     Args:
-        levels: (H, W) grey levels, uint8 or uint16.
+        levels: (H, W) grey levels, as ``read_radiograph`` returns them.
 
     Returns:
         (K, K) array of int8: 1, -1, or 0 for a coefficient that is exactly zero.

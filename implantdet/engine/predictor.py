@@ -97,7 +97,7 @@ class ImplantPredictor:
         """The implants of one radiograph, best score first, and the parts that belong to none.
 
         Args:
-            levels: (H, W) grey levels, uint8 or uint16, as ``implantdet.data.images.read_radiograph`` returns them.
+            levels: (H, W) grey levels, as ``implantdet.data.images.read_radiograph`` returns them.
             mm_per_pixel: scale, where it is known; where pixels are not square, 2×2.
             modality: ``panoramic`` or ``periapical``, where it is known: ``INPUT.PANORAMIC_ZOOM`` asks for it.
 

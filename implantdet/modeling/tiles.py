@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import batched_nms
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
+
+from implantdet.modeling.uniting import Uniter
 
 EDGE = 1.0  # pixels; a box that comes as close to a tile's inner edge is cut off there
 
@@ -34,8 +35,7 @@ class TiledDetector(nn.Module):
         model: a ``GeneralizedRCNN`` without masks.
         size: side of a tile, in pixels of the image that the model is given.
         overlap: what neighbours share at least, in pixels.
-        nms_thresh: IoU above which the worse of two detections of a category is dropped.
-        topk: number of detections to keep.
+        uniter: makes detections of what all tiles show. It must not vote: each tile sees something else.
         batch_size: tiles that pass through the model together.
 
     Raises:
@@ -43,9 +43,7 @@ class TiledDetector(nn.Module):
     """
 
     @configurable
-    def __init__(
-        self, model: nn.Module, *, size: int, overlap: int, nms_thresh: float, topk: int, batch_size: int = 4
-    ) -> None:
+    def __init__(self, model: nn.Module, *, size: int, overlap: int, uniter: Uniter, batch_size: int = 4) -> None:
         super().__init__()
         if not 0 <= overlap < size:
             raise ValueError(
@@ -56,20 +54,15 @@ class TiledDetector(nn.Module):
         self.model = model
         self.size = size
         self.overlap = overlap
-        self.nms_thresh = nms_thresh
-        self.topk = topk
+        self.uniter = uniter
         self.batch_size = batch_size
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """Arguments of the constructor from ``TEST`` and ``MODEL.ROI_HEADS``."""
-        return {
-            "model": model,
-            "size": cfg.TEST.TILE_SIZE,
-            "overlap": cfg.TEST.TILE_OVERLAP,
-            "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-            "topk": cfg.TEST.DETECTIONS_PER_IMAGE,
-        }
+        heads, test = cfg.MODEL.ROI_HEADS, cfg.TEST
+        uniter = Uniter(heads.NMS_THRESH_TEST, 0.0, 0.0, heads.SCORE_THRESH_TEST, test.DETECTIONS_PER_IMAGE)
+        return {"model": model, "size": test.TILE_SIZE, "overlap": test.TILE_OVERLAP, "uniter": uniter}
 
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
         """The detections of every image, as ``GeneralizedRCNN`` returns them.
@@ -90,9 +83,7 @@ class TiledDetector(nn.Module):
             outputs = self.model(tiles[start : start + self.batch_size])
             for (y, x), output in zip(corners[start:], outputs, strict=False):
                 found.append(self._placed(output["instances"], y, x, (height, width)))
-        united = Instances.cat(found)
-        kept = batched_nms(united.pred_boxes.tensor, united.scores, united.pred_classes, self.nms_thresh)
-        return detector_postprocess(united[kept[: self.topk]], given.get("height", height), given.get("width", width))
+        return detector_postprocess(self.uniter(found), given.get("height", height), given.get("width", width))
 
     def _placed(self, instances: Instances, y: int, x: int, image_size: tuple[int, int]) -> Instances:
         """What a tile at this corner shows whole, in pixels of the image."""

@@ -94,14 +94,14 @@ def test_components_are_scipys(seed):
     part = members[which, column]
     joined = coo_array((np.ones(len(part)), (part, 30 + which)), shape=(30 + len(costs),) * 2)
     expected = connected_components(joined, directed=False)[1][:30]
-    found = module._components(which, part, 30)
+    found = module._components(which, part, len(costs), 30)
     assert ((found[:, None] == found) == (expected[:, None] == expected)).all()
 
 
 def test_a_long_chain_is_one_component():
     rows = np.stack([np.arange(99), np.arange(1, 100)], axis=1)
     order = np.random.default_rng(0).permutation(100)
-    found = module._components(np.repeat(np.arange(99), 2), order[rows.ravel()], 100)
+    found = module._components(np.repeat(np.arange(99), 2), order[rows.ravel()], 99, 100)
     assert (found == 0).all()
 
 

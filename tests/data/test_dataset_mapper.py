@@ -184,16 +184,6 @@ def test_crops_of_panoramics_show_less_of_them_in_as_many_pixels(kind, size, sid
             assert min(image.shape[1:]) == HEIGHT
 
 
-@pytest.mark.parametrize("modality", ["periapical", "panoramic"])
-def test_crops_show_an_annotation_where_they_should(record, modality):
-    crop = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "absolute", "INPUT__CROP__SIZE": [16, 16]}
-    mapper = RadiographMapper(config(INPUT__CROP__INSTANCE_PROB=1.0, INPUT__PANORAMIC_ZOOM=2.0, **crop), True)
-    record |= {"modality": modality, "annotations": record["annotations"][1:2]}
-    for _ in range(20):
-        mapped = mapper(record)
-        assert len(mapped["instances"]) == 1
-
-
 def test_the_longest_edge_of_panoramics_may_be_longer():
     sizes = {"INPUT__MAX_SIZE_TRAIN": WIDTH // 2, "INPUT__MAX_SIZE_TEST": WIDTH // 2}
     for is_train in (True, False):

@@ -8,6 +8,7 @@ from torch import nn
 
 from implantdet.config import add_implantdet_config
 from implantdet.modeling.tiles import TiledDetector, tile_starts
+from implantdet.modeling.uniting import Uniter
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(416, 208), (416, 0), (100, 99), (7, 3)])
@@ -60,8 +61,8 @@ def scene(height, width, count, side, seed=0):
     return torch.from_numpy(image)[None]
 
 
-def tiled(size=40, overlap=18, **options):
-    return TiledDetector(Bright(), size=size, overlap=overlap, nms_thresh=0.3, topk=options.pop("topk", 300), **options)
+def tiled(size=40, overlap=18, topk=300):
+    return TiledDetector(Bright(), size=size, overlap=overlap, uniter=Uniter(0.3, 0.0, 0.0, 0.05, topk))
 
 
 @pytest.mark.parametrize("shape", [(40, 100), (97, 40), (130, 141), (41, 41)])
@@ -111,9 +112,10 @@ def test_settings_come_from_the_config_and_wrong_ones_are_errors():
     cfg = get_cfg()
     add_implantdet_config(cfg)
     cfg.TEST.TILE_SIZE, cfg.TEST.TILE_OVERLAP, cfg.TEST.DETECTIONS_PER_IMAGE = 64, 16, 7
-    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.4
+    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.4, 0.1
+    cfg.MODEL.PART_HEAD.BOX_VOTING_IOU, cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA = 0.5, 0.5  # of one tile
     detector = TiledDetector(cfg, Bright())
-    assert (detector.size, detector.overlap, detector.nms_thresh, detector.topk) == (64, 16, 0.4, 7)
+    assert (detector.size, detector.overlap, detector.uniter) == (64, 16, Uniter(0.4, 0.0, 0.0, 0.1, 7))
     for overlap in (-1, 64):
         cfg.TEST.TILE_OVERLAP = overlap
         with pytest.raises(ValueError, match=rf"TEST\.TILE_OVERLAP must be from 0 .* TEST\.TILE_SIZE; found {overlap}"):

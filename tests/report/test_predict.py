@@ -84,10 +84,12 @@ def test_what_the_command_line_does_not_say_comes_from_each_files_header(radiogr
     file.Rows, file.Columns, file.SamplesPerPixel, file.PixelRepresentation = 40, 60, 1, 0
     file.BitsAllocated, file.BitsStored, file.HighBit, file.PhotometricInterpretation = 8, 8, 7, "MONOCHROME2"
     file.PixelSpacing, file.Modality, file.PixelData = [0.05, 0.05], "IO", bytes(40 * 60)
-    file.save_as(radiographs / "a/deep/two", enforce_file_format=True)
+    for name in ("1.2.840.11", "1.2.840.12"):
+        file.save_as(radiographs / "a/deep" / name, enforce_file_format=True)
     predict_radiographs("run", [radiographs / "a"], radiographs / "out", lines="lines.yaml")
-    assert predict.ImplantPredictor.told == [(None, None), (0.05, "periapical")]
-    assert [image["picture"] for image in written(radiographs)["images"]] == ["one.png", "two.png"]
+    assert predict.ImplantPredictor.told == [*[(0.05, "periapical")] * 2, (None, None)]
+    pictures = [image["picture"] for image in written(radiographs)["images"]]
+    assert pictures == ["1.2.840.11.png", "1.2.840.12.png", "one.png"]
 
 
 def test_the_picture_has_the_radiograph_as_it_is_and_its_sure_implants(radiographs):
