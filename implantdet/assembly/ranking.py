@@ -159,20 +159,19 @@ class Ranker:
     def _votes(self, scores: Array) -> Array:
         """[K, V] in proportion to how probable the [K, V] scores of an axis are, given each value, where that is known.
 
-        What the values of an axis have in common is unread. A common factor would change no ratio of likelihoods.
+        A common factor changes no ratio of likelihoods.
         """
         slopes, offsets, has_no_class, is_scaled = self._scaling
         likely = np.exp(slopes * np.log(np.maximum(scores, UNREPORTED)) + np.where(has_no_class, -np.inf, offsets))
-        likely /= self._of_axis(np.add, likely)
+        likely /= self._sum_of_axis(likely)
         if has_no_class.any():
-            likely[:, has_no_class] = 1 / self._of_axis(np.add, (~has_no_class[None]).astype(float))[:, has_no_class]
-            likely /= self._of_axis(np.add, likely)
-        votes = likely - self._of_axis(np.minimum, likely)
-        return np.where(is_scaled & (self._of_axis(np.maximum, scores) > 0), votes, scores)
+            likely[:, has_no_class] = 1 / self._sum_of_axis((~has_no_class[None]).astype(float))[:, has_no_class]
+            likely /= self._sum_of_axis(likely)
+        return np.where(is_scaled, likely, scores)
 
-    def _of_axis(self, function: np.ufunc, values: Array) -> Array:
-        """[K, V] what the function makes of all [K, V] values of the same axis."""
-        return np.repeat(function.reduceat(values, self._starts, axis=1), self._sizes, axis=1)
+    def _sum_of_axis(self, values: Array) -> Array:
+        """[K, V] the sum of all [K, V] values of the same axis."""
+        return np.repeat(np.add.reduceat(values, self._starts, axis=1), self._sizes, axis=1)
 
     def likelihoods(self, readings: Sequence[Readings]) -> Array:
         """[K, A, L] probability of every reading, given the line."""

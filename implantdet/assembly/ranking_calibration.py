@@ -159,7 +159,7 @@ def vector_scaling(scores: Array, truth: Indices) -> Scaling:
     def loss(parameters: Array) -> tuple[float, Array]:
         posterior = log_softmax(parameters[0] * logs + parameters[1:], axis=1)
         excess = weights[:, None] * (np.exp(posterior) - target)
-        off = parameters - start  # a weak pull: without it, a common offset is left open
+        off = parameters - start  # a weak pull: without it, scores that are always right have no largest slope
         gradient = np.concatenate([[(excess * logs).sum()], excess.sum(axis=0)])
         return float((off**2).sum() / 2 - (weights * posterior[np.arange(len(truth)), truth]).sum()), gradient + off
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
@@ -159,7 +160,10 @@ def test_guesses_say_nothing_and_no_samples_are_believed():
     guesses = rng.uniform(UNREPORTED, 1, (5000, 3))
     assert abs(vector_scaling(guesses, rng.integers(3, size=5000)).slope) < 0.1
     believed = vector_scaling(np.zeros((0, 3)), np.zeros(0, int))
-    assert believed.slope > 0.9
+    # With the slope a, a sure reading is right with a probability of 1 / (1 + 2 u^a); a itself is pulled to 1.
+    u, weight = UNREPORTED, 3 * SURE_READINGS
+    slope = brentq(lambda a: a - 1 + weight * 2 * u**a * np.log(u) / (1 + 2 * u**a), 0, 9)
+    assert believed.slope == pytest.approx(slope, rel=1e-3)
     assert believed.offsets == pytest.approx(np.full(3, believed.offsets[0]))
 
 

@@ -61,6 +61,11 @@ def test_float_images_are_refused(tmp_path):
         read_radiograph(tmp_path / "a.tif")
 
 
+def test_levels_of_dicom_files_are_floats_already():
+    levels = np.array([[0, 0.25, 13.7, 255]], np.float32)
+    np.testing.assert_array_equal(to_float(levels), levels)
+
+
 def test_8_bit_levels_keep_their_values_as_float():
     np.testing.assert_array_equal(to_float(GREY), GREY.astype(np.float32))
 
