@@ -166,7 +166,6 @@ class Ranker:
         likely /= self._sum_of_axis(likely)
         if has_no_class.any():
             likely[:, has_no_class] = 1 / self._sum_of_axis((~has_no_class[None]).astype(float))[:, has_no_class]
-            likely /= self._sum_of_axis(likely)
         return np.where(is_scaled, likely, scores)
 
     def _sum_of_axis(self, values: Array) -> Array:

@@ -62,7 +62,7 @@ def to_float(levels: np.ndarray) -> np.ndarray:
     Args:
         levels: (H, W) array of uint8, uint16, or float32 from 0 to 255.
     """
-    if levels.dtype in (np.uint8, np.float32):
+    if levels.dtype == np.uint8:
         return levels.astype(np.float32)
     brightest = int(levels.max(initial=0))
     bits = next(bits for bits in _BIT_DEPTHS if brightest < 2**bits)
