@@ -67,6 +67,7 @@ def test_starting_in_the_middle_goes_on_as_if_never_stopped(tiny_cfg, sampler):
     assert rest == whole[16:]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 def test_number_of_workers_changes_nothing(tiny_cfg):
     streams = []
     for num_workers in ("0", "2"):
