@@ -78,7 +78,7 @@ def _add_part_head_keys(cfg: CfgNode) -> None:
     # With TEST.AUG.ENABLED, --eval-only and the second stage see each image in several versions; also turned by 90°?
     cfg.TEST.AUG.ROT90 = False
     # Longest side, in pixels, of what the detector is shown of an image, after INPUT.MIN_SIZE_TEST: larger ones are cut
-    # into tiles that overlap, and what is found is united. 0: the whole image. TEST.AUG shows whole versions.
+    # into tiles that overlap, and what is found is united; with TEST.AUG, each version. 0: the whole image.
     cfg.TEST.TILE_SIZE = 0
     cfg.TEST.TILE_OVERLAP = 128  # pixels, below TILE_SIZE; an object that is larger may be cut in every tile
 

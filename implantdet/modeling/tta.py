@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from implantdet.data.augmentation import SmoothResizeShortestEdge, SmoothResizeTransform, panoramic_zoom
 from implantdet.data.checks import PANORAMIC
+from implantdet.modeling.tiles import TiledDetector
 from implantdet.modeling.uniting import Uniter
 
 _UNDO_ON_MASK = {
@@ -84,7 +85,7 @@ class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
 
     Detections are united category by category, so several categories on one box stay several detections: by NMS or, as
     ``MODEL.PART_HEAD`` asks for it, by a ``Uniter``, once over the candidates of all versions. Masks are averaged over
-    the versions.
+    the versions. By ``TEST.TILE_SIZE``, larger versions are looked at tile by tile.
 
     Args:
         cfg: with the keys of ``add_implantdet_config``; ``TEST.AUG`` is read.
@@ -95,6 +96,13 @@ class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
     def __init__(self, cfg: CfgNode, model: nn.Module, batch_size: int = 4) -> None:
         super().__init__(cfg, model, SymmetryTTA(cfg), batch_size)
         self.uniter = Uniter.from_config(cfg)
+        self.tiled = TiledDetector(cfg, model) if cfg.TEST.TILE_SIZE else None
+
+    def _batch_inference(self, batched_inputs: list[dict[str, Any]], detected_instances: Any = None) -> list[Instances]:
+        if self.tiled is None:
+            return super()._batch_inference(batched_inputs, detected_instances)
+        # Without the height and width of the dataset's image: boxes stay in pixels of the version.
+        return [self.tiled([{"image": version["image"]}])[0]["instances"] for version in batched_inputs]
 
     def _get_augmented_boxes(self, augmented_inputs: list[dict[str, Any]], tfms: list[TransformList]) -> Any:
         if self.uniter is None:

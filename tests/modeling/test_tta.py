@@ -7,6 +7,7 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from implantdet.modeling.tiles import TiledDetector
 from implantdet.modeling.tta import ImplantRCNNWithTTA, SymmetryTTA
 
 HEIGHT, WIDTH = 40, 60
@@ -157,6 +158,33 @@ def test_one_version_finds_what_the_detector_finds(tiny_cfg, sigma, voting_iou):
     assert found.pred_classes.tolist() == alone.pred_classes.tolist()
     torch.testing.assert_close(found.scores, alone.scores)
     torch.testing.assert_close(found.pred_boxes.tensor, alone.pred_boxes.tensor)
+
+
+def test_a_large_version_is_looked_at_in_tiles_and_a_small_one_whole(tiny_cfg):
+    """As if each were tiled by itself: one version gives what the tiled detector finds."""
+    cfg = tiny_cfg(
+        *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-6, "MODEL.MASK_ON", False, "TEST.AUG.FLIP", False),
+        *("TEST.TILE_SIZE", 64, "TEST.TILE_OVERLAP", 32),
+    )
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    for height in (HEIGHT, 2 * HEIGHT):
+        width = height * WIDTH // HEIGHT
+        (version,) = SymmetryTTA(min_sizes=[height], max_size=1000, flip=False, rot90=False)(painted())
+        assert version["image"].shape[1:] == (height, width)
+        given = {"image": version["image"], "height": HEIGHT, "width": WIDTH}
+        with torch.no_grad():
+            alone = TiledDetector(cfg, model)([given])[0]["instances"]
+            whole = model([given])[0]["instances"]
+            found = ImplantRCNNWithTTA(changed(cfg, "TEST.AUG.MIN_SIZES", (height,)), model)([painted()])[0][
+                "instances"
+            ]
+        assert len(alone) > 0
+        assert found.pred_classes.tolist() == alone.pred_classes.tolist()
+        torch.testing.assert_close(found.scores, alone.scores)
+        torch.testing.assert_close(found.pred_boxes.tensor, alone.pred_boxes.tensor)
+        assert (height == HEIGHT) == (whole.scores.tolist() == alone.scores.tolist())
 
 
 def test_versions_are_united_by_soft_nms(cfg):
