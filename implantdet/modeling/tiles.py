@@ -70,13 +70,17 @@ class TiledDetector(nn.Module):
         Args:
             batched_inputs: each with ``image``, (C, H, W), and the ``height`` and ``width`` to scale boxes to.
         """
-        return [{"instances": self._detect(image)} for image in batched_inputs]
+        fits = [max(given["image"].shape[1:]) <= self.size for given in batched_inputs]
+        small = [given for given, fit in zip(batched_inputs, fits, strict=True) if fit]
+        whole = iter(self.model(small) if small else [])
+        return [
+            next(whole) if fit else {"instances": self._in_tiles(given)}
+            for given, fit in zip(batched_inputs, fits, strict=True)
+        ]
 
-    def _detect(self, given: dict[str, Any]) -> Instances:
+    def _in_tiles(self, given: dict[str, Any]) -> Instances:
         height, width = given["image"].shape[1:]
         corners = list(product(*(tile_starts(length, self.size, self.overlap) for length in (height, width))))
-        if len(corners) == 1:
-            return self.model([given])[0]["instances"]
         tiles = [{"image": given["image"][:, y : y + self.size, x : x + self.size]} for y, x in corners]
         found = []
         for start in range(0, len(tiles), self.batch_size):

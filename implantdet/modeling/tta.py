@@ -25,6 +25,8 @@ _UNDO_ON_MASK = {
     RotationTransform: lambda masks: masks.rot90(-1, (2, 3)),  # it turned by 90° counter-clockwise
 }
 
+_ALL = Uniter(nms_thresh=1.0, soft_nms_sigma=0.0, voting_iou=0.0, score_thresh=0.0, topk=-1)  # drops nothing
+
 
 class SymmetryTTA(DatasetMapperTTA):
     """Versions of an image in Detectron2's sizes, each also flipped both ways and turned by a quarter.
@@ -90,19 +92,23 @@ class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
     Args:
         cfg: with the keys of ``add_implantdet_config``; ``TEST.AUG`` is read.
         model: a ``GeneralizedRCNN``.
-        batch_size: versions that pass through the model together.
+        batch_size: versions, or tiles of one, that pass through the model together.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module, batch_size: int = 4) -> None:
         super().__init__(cfg, model, SymmetryTTA(cfg), batch_size)
         self.uniter = Uniter.from_config(cfg)
-        self.tiled = TiledDetector(cfg, model) if cfg.TEST.TILE_SIZE else None
+        options = {"uniter": _ALL, "batch_size": batch_size}
+        self.tiled = TiledDetector(cfg, model, **options) if cfg.TEST.TILE_SIZE else None
 
     def _batch_inference(self, batched_inputs: list[dict[str, Any]], detected_instances: Any = None) -> list[Instances]:
         if self.tiled is None:
             return super()._batch_inference(batched_inputs, detected_instances)
         # Without the height and width of the dataset's image: boxes stay in pixels of the version.
-        return [self.tiled([{"image": version["image"]}])[0]["instances"] for version in batched_inputs]
+        images = [{"image": version["image"]} for version in batched_inputs]
+        starts = range(0, len(images), self.batch_size)
+        found = [output for start in starts for output in self.tiled(images[start : start + self.batch_size])]
+        return [output["instances"] for output in found]
 
     def _get_augmented_boxes(self, augmented_inputs: list[dict[str, Any]], tfms: list[TransformList]) -> Any:
         if self.uniter is None:

@@ -100,6 +100,18 @@ def test_small_images_are_given_as_they_are():
     assert [output["instances"].image_size for output in found] == [(40, 33), (12, 40)]  # the model scales, not we
 
 
+def test_small_and_large_images_come_back_in_their_order():
+    images = [
+        {"image": scene(*shape, 9, 9, seed)} for seed, shape in enumerate([(30, 20), (50, 60), (40, 40), (9, 41)])
+    ]
+    alone = [tiled()([image])[0]["instances"] for image in images]
+    together = [output["instances"] for output in tiled()(images)]
+    assert [found.pred_boxes.tensor.tolist() for found in together] == [
+        found.pred_boxes.tensor.tolist() for found in alone
+    ]
+    assert min(map(len, alone)) > 0
+
+
 def test_the_best_are_kept_and_nothing_is_found_in_nothing():
     image = scene(100, 100, count=20, side=10)
     (every,), (best,) = (tiled(topk=topk)([{"image": image}]) for topk in (300, 3))

@@ -3,12 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import GeneralizedRCNN, build_model, detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from implantdet.modeling.tiles import TiledDetector
 from implantdet.modeling.tta import ImplantRCNNWithTTA, SymmetryTTA
+from implantdet.modeling.uniting import Uniter
 
 HEIGHT, WIDTH = 40, 60
 BOX = [6, 10, 16, 34]  # of the bright rectangle, in pixels
@@ -160,31 +161,48 @@ def test_one_version_finds_what_the_detector_finds(tiny_cfg, sigma, voting_iou):
     torch.testing.assert_close(found.pred_boxes.tensor, alone.pred_boxes.tensor)
 
 
-def test_a_large_version_is_looked_at_in_tiles_and_a_small_one_whole(tiny_cfg):
-    """As if each were tiled by itself: one version gives what the tiled detector finds."""
+@pytest.mark.parametrize(("sigma", "voting_iou"), UNITED)
+@pytest.mark.parametrize("height", [HEIGHT, 2 * HEIGHT])
+def test_a_large_version_is_looked_at_in_tiles_and_a_small_one_whole(tiny_cfg, height, sigma, voting_iou):
+    """What the tiles show is united once, with that of the other versions: here there is one."""
     cfg = tiny_cfg(
         *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
-        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-6, "MODEL.MASK_ON", False, "TEST.AUG.FLIP", False),
-        *("TEST.TILE_SIZE", 64, "TEST.TILE_OVERLAP", 32),
+        *("MODEL.PART_HEAD.SOFT_NMS_SIGMA", sigma, "MODEL.PART_HEAD.BOX_VOTING_IOU", voting_iou),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-6, "MODEL.MASK_ON", False),
+        *("TEST.AUG.MIN_SIZES", (height,), "TEST.AUG.FLIP", False, "TEST.TILE_SIZE", 64, "TEST.TILE_OVERLAP", 32),
     )
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    for height in (HEIGHT, 2 * HEIGHT):
-        width = height * WIDTH // HEIGHT
-        (version,) = SymmetryTTA(min_sizes=[height], max_size=1000, flip=False, rot90=False)(painted())
-        assert version["image"].shape[1:] == (height, width)
-        given = {"image": version["image"], "height": HEIGHT, "width": WIDTH}
-        with torch.no_grad():
-            alone = TiledDetector(cfg, model)([given])[0]["instances"]
-            whole = model([given])[0]["instances"]
-            found = ImplantRCNNWithTTA(changed(cfg, "TEST.AUG.MIN_SIZES", (height,)), model)([painted()])[0][
-                "instances"
-            ]
-        assert len(alone) > 0
-        assert found.pred_classes.tolist() == alone.pred_classes.tolist()
-        torch.testing.assert_close(found.scores, alone.scores)
-        torch.testing.assert_close(found.pred_boxes.tensor, alone.pred_boxes.tensor)
-        assert (height == HEIGHT) == (whole.scores.tolist() == alone.scores.tolist())
+    (version,) = SymmetryTTA(cfg)(painted())
+    with torch.no_grad():
+        found = ImplantRCNNWithTTA(cfg, model)([painted()])[0]["instances"]
+        uniter, model.roi_heads.uniter = model.roi_heads.uniter, None
+        if height == HEIGHT:
+            (alone,) = model.inference([{"image": version["image"]}], do_postprocess=False)
+        else:
+            everything = Uniter(1.0, 0.0, 0.0, 0.0, -1)
+            tiled = TiledDetector(model, size=64, overlap=32, uniter=everything)
+            alone = tiled([{"image": version["image"]}])[0]["instances"]
+    heads = cfg.MODEL.ROI_HEADS
+    uniter = uniter or Uniter(heads.NMS_THRESH_TEST, 0, 0, heads.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE)
+    expected = detector_postprocess(uniter([alone]), HEIGHT, WIDTH)
+    assert len(expected) == cfg.TEST.DETECTIONS_PER_IMAGE
+    assert found.pred_classes.tolist() == expected.pred_classes.tolist()
+    torch.testing.assert_close(found.scores, expected.scores)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=1e-4, atol=1e-4)
+
+
+def test_versions_that_need_no_tiles_pass_through_the_model_together(tiny_cfg):
+    cfg = tiny_cfg(
+        *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+        *("MODEL.PART_HEAD.BOX_VOTING_IOU", 0.4, "MODEL.MASK_ON", False, "TEST.TILE_SIZE", 64, "TEST.TILE_OVERLAP", 32),
+        *("TEST.AUG.MIN_SIZES", (HEIGHT,), "TEST.AUG.FLIP", True, "TEST.AUG.ROT90", True),
+    )
+    model, together = build_model(cfg).eval(), []
+    model.backbone.register_forward_pre_hook(lambda _, given: together.append(len(given[0])))
+    with torch.no_grad():
+        ImplantRCNNWithTTA(cfg, model, batch_size=3)([painted()])
+    assert together == [3, 3, 2]
 
 
 def test_versions_are_united_by_soft_nms(cfg):
