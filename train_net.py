@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 
-import implantdet  # noqa: F401  registers the components
+import implantdet  # registers the components
 from implantdet.engine.pretrainer import trainer_class
 from implantdet.engine.setup import setup
+
+PACKAGE = Path(implantdet.__file__).parent
 
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -26,6 +31,17 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         cfg = setup(args)
     except (ValueError, FileNotFoundError) as error:  # of what the user wrote: a traceback would hide it
         sys.exit(f"train_net.py: {error}")
+    try:
+        return run(cfg, args)
+    except ValueError as error:
+        # What our own code refuses is the user's, too; of anything else the traceback is needed.
+        if not Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(PACKAGE):
+            raise
+        sys.exit(f"train_net.py: {error}")
+
+
+def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
+    """Train or evaluate."""
     if args.eval_only:
         return trainer_class(cfg).evaluate(cfg, resume=args.resume)
     trainer = trainer_class(cfg)(cfg)

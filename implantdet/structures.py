@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
 
 from implantdet.taxonomy import SYSTEM, THIRDS
 
@@ -17,6 +20,26 @@ SLOTS = (*THIRDS, SYSTEM)
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 Scale = float | Sequence[Sequence[float]]  # millimetres per pixel; or [2, 2], from steps in pixels to millimetres
+
+
+def checked_scale(mm_per_pixel: Scale | None) -> Scale | None:
+    """The same scale in Python's own numbers.
+
+    Raises:
+        ValueError: it is no number above 0, nor [2, 2] numbers of an area that is not 0.
+    """
+    if mm_per_pixel is None:
+        return None
+    with suppress(ValueError):  # rows of different lengths
+        scale = np.array(mm_per_pixel)
+        if scale.dtype.kind in "iuf" and np.isfinite(scale).all():
+            if scale.shape == () and scale > 0:
+                return float(scale)
+            if scale.shape == (2, 2) and scale[0, 0] * scale[1, 1] != scale[0, 1] * scale[1, 0]:
+                return [[float(value) for value in row] for row in scale]
+    raise ValueError(
+        f"mm_per_pixel: found {mm_per_pixel!r}, expected a number above 0, or [[a, b], [c, d]] of an area that is not 0"
+    )
 
 
 class Reading(NamedTuple):

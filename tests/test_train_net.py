@@ -180,6 +180,14 @@ def test_what_the_user_got_wrong_is_told_in_one_line(key, value, told):
     assert done.stderr.endswith(f"train_net.py: {told}\n")
 
 
+def test_what_shows_only_when_the_training_is_built_is_told_in_one_line(idd_root, tmp_path):
+    options = ("DATASETS.ROOT", idd_root, "OUTPUT_DIR", tmp_path / "out", "SOLVER.MAX_EPOCHS", "-1.0")
+    done = subprocess.run(command(*options), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith("train_net.py: SOLVER.MAX_EPOCHS must be > 0; found -1.0\n")
+
+
 def test_parts_are_trained_assembled_and_predicted(tmp_path, capsys):
     root, out = write_idd(tmp_path / "implants", num_images=40), tmp_path / "out"
     run(*tiny_dataset(root), "OUTPUT_DIR", out, config="idd_smoke")

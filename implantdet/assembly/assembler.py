@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from implantdet.assembly.candidates import (
     standing_apart,
 )
 from implantdet.assembly.clustering import k_means, k_means_paper
-from implantdet.assembly.fitting import TooFewImplantsError, fit_geometry
+from implantdet.assembly.fitting import fit_geometry
 from implantdet.assembly.gather import drop_weak, gather, meanings, usable
 from implantdet.assembly.geometry import Array, Indices, mean_axis
 from implantdet.assembly.known import KnownImplant, known_implants, readings_per_part, scale_of
@@ -36,7 +35,7 @@ from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
 from implantdet.assembly.ranking_calibration import calibrate
 from implantdet.phantom.lines import ProductLine, default_lines, load_lines
-from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking, Scale
+from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking, Scale, checked_scale
 from implantdet.taxonomy import Taxonomy, default_taxonomy
 
 METHODS = ("exact", "kmeans", "kmeans_paper")
@@ -177,9 +176,8 @@ class PartAssembler:
         )
         parts = [gather(drop_weak(d, min_scores, typical_best), self.meanings) for d in detections]
         noise = calibrating.box_noise(zip(parts, known, strict=True), self.box_noise)
-        images = [*self._known_images, *known]
-        with suppress(TooFewImplantsError):  # read from a file, and now few images: what was learned is kept
-            model, regressions = fit_geometry(images, noise)
+        if self._known_images:  # else it was read from a file: what the training set showed is kept
+            model, regressions = fit_geometry([*self._known_images, *known], noise)
             fitted = replace(fitted, model=model, regressions=regressions)
         self.state_ = replace(
             fitted,
@@ -209,12 +207,15 @@ class PartAssembler:
         Args:
             instances: ``pred_boxes``, ``scores`` and ``pred_classes``; whatever cannot be used is passed over.
             mm_per_pixel: scale of the image, where it is known; where pixels are not square, 2×2.
+
+        Raises:
+            ValueError: the scale is none.
         """
         return list(self.explain(instances, mm_per_pixel).implants)
 
     def explain(self, instances: Instances, mm_per_pixel: Scale | None = None) -> Assembly:
         """Like ``assemble``, with the parts that belong to no implant."""
-        fitted = self._fitted()
+        fitted, mm_per_pixel = self._fitted(), checked_scale(mm_per_pixel)
         detections = drop_weak(usable(instances, self.meanings), fitted.min_scores, fitted.typical_best)
         parts = gather(detections, self.meanings)
         arrays = self._arrays(parts)
@@ -240,6 +241,7 @@ class PartAssembler:
                 taxonomy with values that are none of this one.
         """
         self.state_ = state.load_state(path, self.thing_classes, axis_values(self.taxonomy))
+        self._known_images = []
         self._prepare()
         return self
 
@@ -293,7 +295,8 @@ class PartAssembler:
             chosen = partition(candidates, parts.alone)
             axis = _shared_axis(parts, candidates.members[chosen])
         members = candidates.members[chosen]
-        return standing_apart(members, gains(candidates, parts.alone)[chosen], parts), axis
+        gain = gains(candidates, parts.alone)[chosen]
+        return standing_apart(members, gain, parts, fitted.model.aspects), axis
 
     def _implant(self, outline: Outline, ranking: Ranking, mm_per_pixel: Scale | None) -> Implant:
         coefficients = self._fitted().score_coefficients

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from implantdet.assembly.geometry import (
@@ -18,6 +19,7 @@ from implantdet.assembly.geometry import (
     centres,
     intersection_area,
     iou,
+    oriented_size,
     sizes,
     unit,
 )
@@ -126,17 +128,19 @@ def prefer_known_lengths(candidates: Candidates, parts: Parts, mm_per_pixel: Sca
     return Candidates(members, costs + tail_cost((excess / LENGTH_STD) ** 2, 1))
 
 
-def standing_apart(members: Indices, gain: Array, parts: Parts) -> Indices:
+def standing_apart(members: Indices, gain: Array, parts: Parts, aspects: Array) -> Indices:
     """[D, 4] implants of which no two are in one place: the given ones, then unexplained whole implants, best first.
 
     Two true implants hardly ever cover half of the smaller one, while a detector that doubts reports the parts of one
-    implant twice. Nor do they stand on each other: there, a coronal third alone is a crown. A whole implant that
-    nothing explains is an implant too, with a score that says how sure it is.
+    implant twice. Tilted neighbours are judged by the tilted rectangles that they fill, not by their boxes. Nor do they
+    stand on each other: there, a coronal third alone is a crown. A whole implant that nothing explains is an implant
+    too, with a score that says how sure it is.
 
     Args:
         members: [C, 4] implants of the image.
         gain: [C] what each saves against leaving its parts unexplained.
         parts: of the image.
+        aspects: [3] usual width / length of the thirds.
     """
     real = ~_are_crowns(members, gain, parts)
     members, gain = members[real], gain[real]
@@ -150,6 +154,8 @@ def standing_apart(members: Indices, gain: Array, parts: Parts) -> Indices:
     boxes = _enclosing(every, parts)
     areas = np.prod(sizes(boxes), axis=1)
     in_another = intersection_area(boxes[:, None], boxes) >= SAME * np.minimum(areas[:, None], areas)
+    for a, b in np.argwhere(np.triu(in_another[: len(members), : len(members)], 1)).tolist():
+        in_another[a, b] = in_another[b, a] = _is_in_one_place(every[[a, b]], parts, aspects)
     # A box of the whole is loose: it may reach over another implant.
     in_another[len(members) :] = iou(boxes[len(members) :, None], boxes) >= SAME
     kept: list[int] = []
@@ -193,6 +199,36 @@ def _are_crowns(members: Indices, gain: Array, parts: Parts) -> Bools:
     on_top = (beyond > 0) & (beyond < CROWN_HEIGHT / 2 * reach) & (aside < reach)
     crowns[alone] = (on_top & (gain[shown] >= gain[alone][:, None])).any(axis=1)
     return crowns
+
+
+def _is_in_one_place(pair: Indices, parts: Parts, aspects: Array) -> bool:
+    """Whether the rectangles along their axes of two implants, [2, 4], whose boxes do so, cover ``SAME`` of one.
+
+    An implant that does not show its axis is taken for parallel to the other one.
+    """
+    shown = (pair[:, :WHOLE] >= 0).sum(axis=1) > 1
+    if not shown.any():
+        return True
+    directions = end_to_end(np.where(shown[:, None], pair, pair[shown][0]), parts)
+    one, other = (_rectangle(members, u, parts, aspects) for members, u in zip(pair, directions, strict=True))
+    _, corners = cv2.rotatedRectangleIntersection(one, other)
+    shared = 0.0 if corners is None else cv2.contourArea(cv2.convexHull(corners))
+    return shared >= SAME * min(one[1][0] * one[1][1], other[1][0] * other[1][1])
+
+
+def _rectangle(members: Indices, direction: Array, parts: Parts, aspects: Array) -> cv2.typing.RotatedRect:
+    """Centre, length and width, and angle in degrees of the tilted rectangle round the members of an implant."""
+    slots = np.flatnonzero(members >= 0)
+    boxes = parts.boxes[members[slots]]
+    # A whole implant is as wide as its thirds, and as long as all of them together.
+    length, width = oriented_size(sizes(boxes), direction, np.append(aspects, aspects.mean() / WHOLE)[slots])
+    across = np.array([-direction[1], direction[0]])
+    along, aside = centres(boxes) @ direction, centres(boxes) @ across
+    low = (along - length / 2).min(), (aside - width / 2).min()
+    high = (along + length / 2).max(), (aside + width / 2).max()
+    x, y = (low[0] + high[0]) / 2 * direction + (low[1] + high[1]) / 2 * across
+    angle = float(np.degrees(np.arctan2(direction[1], direction[0])))
+    return (float(x), float(y)), (float(high[0] - low[0]), float(high[1] - low[1])), angle
 
 
 def _enclosing(members: Indices, parts: Parts) -> Array:

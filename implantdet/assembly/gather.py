@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from detectron2.structures import Instances
 
-from implantdet.assembly.geometry import Array, Indices, intersection_area, sizes
+from implantdet.assembly.geometry import Array, Indices, iou
 from implantdet.structures import SLOTS, Part, Reading
 from implantdet.taxonomy import SYSTEM, Taxonomy
 
@@ -95,14 +95,15 @@ def gather(detections: Detections, classes: Sequence[Meaning | None]) -> list[Pa
     A part keeps one reading per axis; a second value of the same axis at the same place is a rival. Its box is the
     mean of all of them, weighted by score. The order of the detections makes no difference.
     """
-    order = np.lexsort((*detections.boxes.T, detections.classes, -detections.scores))
-    boxes, scores = detections.boxes[order], detections.scores[order]
-    kinds, indices = detections.classes[order], detections.indices[order]
+    boxes, scores, kinds, indices = detections
     slots = np.array([-1 if meaning is None else SLOTS.index(meaning.slot) for meaning in classes])[kinds]
-    areas, shared = np.prod(sizes(boxes), axis=1), intersection_area(boxes[:, None], boxes)
-    enough = np.where(slots == SLOTS.index(SYSTEM), COINCIDENT_WHOLE_IOU, COINCIDENT_IOU)
-    together = shared >= enough * (areas[:, None] + areas - shared)
-    together &= slots[:, None] == slots
+    overlap = np.where(slots[:, None] == slots, iou(boxes[:, None], boxes), 0.0)
+    together = overlap >= np.where(slots == SLOTS.index(SYSTEM), COINCIDENT_WHOLE_IOU, COINCIDENT_IOU)
+    # Of equal scores the one in the middle leads, however the image is turned.
+    support = overlap.sum(axis=1).round(6)
+    order = np.lexsort((*boxes.T, kinds, -support, -scores))
+    boxes, scores, kinds, indices = boxes[order], scores[order], kinds[order], indices[order]
+    slots, together = slots[order], together[np.ix_(order, order)]
     owner = np.full(len(boxes), -1)
     leaders: list[int] = []
     for index, row in enumerate(together):

@@ -174,7 +174,9 @@ class Ranker:
 
     def likelihoods(self, readings: Sequence[Readings]) -> Array:
         """[K, A, L] probability of every reading, given the line."""
-        votes = self._votes(self._scores(readings))
+        return self._likelihoods(readings, self._votes(self._scores(readings)))
+
+    def _likelihoods(self, readings: Sequence[Readings], votes: Array) -> Array:
         read = np.array([[axis in found for axis in self.axes] for found in readings], bool).reshape(-1, len(self.axes))
         probability = np.add.reduceat(votes[:, :, None] * self._side_by_side, self._starts, axis=1)
         # The unread share could be any value.
@@ -209,7 +211,8 @@ class Ranker:
         if not readings:
             return []
         table, calibration = self.table, self.calibration
-        likelihoods = self.likelihoods(readings)
+        votes = self._votes(self._scores(readings))
+        likelihoods = self._likelihoods(readings, votes)
         lines = self.posterior(likelihoods)
         systems = lines @ self.membership
         share = table.prior[:, None] * self.membership
@@ -228,15 +231,18 @@ class Ranker:
                 fit=None if np.isnan(fit) else fit,
                 unknown=fit < calibration.min_fit,  # False of NaN
             )
-            for k, (told, fit) in enumerate(zip(map(self._told, readings), self.fit(readings).tolist(), strict=True))
+            for k, (told, fit) in enumerate(
+                zip(map(self._told, readings, votes), self.fit(readings).tolist(), strict=True)
+            )
         ]
 
-    def _told(self, readings: Readings) -> dict[int, tuple[str, str, float]]:
-        """Number of the axis → axis, best reading and its score."""
-        return {
-            self.axes.index(axis): (axis, *max(votes.items(), key=lambda item: item[1]))
-            for axis, votes in readings.items()
-        }
+    def _told(self, readings: Readings, votes: Array) -> dict[int, tuple[str, str, float]]:
+        """Number of the axis → axis, the reading that counts most there by its [V] votes, and its score."""
+        told = {}
+        for axis, said in readings.items():
+            value = max(said, key=lambda value: votes[self._columns[axis, value]])
+            told[self.axes.index(axis)] = (axis, value, said[value])
+        return told
 
 
 def strangeness(probabilities: Array) -> Array:

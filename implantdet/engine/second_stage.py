@@ -137,6 +137,15 @@ def _compare_with_calibration(cfg: CfgNode, record: Path) -> None:
                 "train_net.py --resume` with the config of the training and %s %s.",
                 *(key, now, then, record, key, then, key, now),
             )
+    for key in ("METHOD", "COVERAGE", "MIN_SCORE", "SCORE_QUANTILE"):
+        now, then = cfg.ASSEMBLY[key], training.get("ASSEMBLY", {}).get(key, cfg.ASSEMBLY[key])
+        if now != then:
+            logger.warning(
+                "ASSEMBLY.%s is %s, but thresholds, scores and conformal sets were calibrated with %s (%s), and stay "
+                "so. Set ASSEMBLY.%s %s, or calibrate anew by `python train_net.py --resume` with the config of the "
+                "training and ASSEMBLY.%s %s.",
+                *(key, now, then, record, key, then, key, now),
+            )
     zoom = training.get("INPUT", {}).get("PANORAMIC_ZOOM", 1.0)
     if zoom != cfg.INPUT.PANORAMIC_ZOOM:
         logger.warning(

@@ -14,6 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 from implantdet.assembly.assembler import METHODS, PartAssembler
 from implantdet.config import add_implantdet_config
+from implantdet.taxonomy import THIRDS
 
 SEEDS = st.integers(0, 2**32 - 1)
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -66,6 +67,24 @@ def test_the_system_of_the_design_is_ranked_first():
         record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 5, 120, line=line)}
         (found,) = fitted().assemble(detections(record))
         assert found.ranking.systems[0].name == line.system
+
+
+@pytest.mark.parametrize("tilt", [-40, 20, 30, 40])
+@pytest.mark.parametrize("seen", [("coronal",), ("apical",), ("coronal", "middle"), THIRDS])
+def test_tilted_neighbours_are_two_implants_though_their_boxes_lie_in_each_other(tilt, seen):
+    for side in (-1, 1):
+        neighbour = implant(1, (300 + side * 54 / np.cos(np.radians(tilt)), 300), tilt, 120, width=36)
+        kept = [a for a in neighbour if CLASSES[a["category_id"]].split(".")[0] in seen]
+        record = {"width": 700, "height": 700, "annotations": [*implant(0, (300, 300), tilt, 120, width=36), *kept]}
+        found = groups(fitted().assemble(detections(record, is_part)), record, is_part)
+        assert found == [[(0, third) for third in sorted(THIRDS)], [(1, third) for third in sorted(seen)]]
+
+
+def test_slender_implants_that_lean_by_half_a_right_angle_are_one_each():
+    step = 0.36 * 120 * np.array([1, 1]) / np.sqrt(2)
+    annotations = [a for k in range(3) for a in implant(k, 250 + k * step, 45, 120, width=32)]
+    record = {"width": 700, "height": 700, "annotations": annotations}
+    assert groups(fitted().assemble(detections(record)), record, is_part) == truth(record, is_part)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -282,8 +301,35 @@ def test_the_config_reaches_the_assembler():
     assert {k: v for k, v in vars(by_config).items() if k != "lines"} == {
         k: v for k, v in vars(plain).items() if k != "lines"
     }
-    cfg.ASSEMBLY.METHOD = "kmeans"
-    assert PartAssembler(cfg, CLASSES).method == "kmeans"
+    others = {
+        "METHOD": "kmeans",
+        "MISS_RATE": 0.11,
+        "FALSE_COST": 12.5,
+        "BOX_NOISE": 0.13,
+        "MERGE_DISTANCE": 0.14,
+        "MERGE_OVERLAP": 0.15,
+        "MIN_SCORE": 0.16,
+        "SCORE_QUANTILE": 0.17,
+        "COVERAGE": 0.18,
+    }
+    cfg.ASSEMBLY.update(others)
+    changed = PartAssembler(cfg, CLASSES)
+    assert {key: getattr(changed, key.lower()) for key in others} == others
+
+
+@pytest.mark.parametrize(
+    "scale", [float("nan"), 0, -0.1, "0.1", [0.1, 0.1], [[1, 2], [2, 4]], [[1, 0], [0, float("inf")]]]
+)
+def test_a_scale_that_is_none_is_refused(scale):
+    with pytest.raises(ValueError, match=f"mm_per_pixel: found {re.escape(repr(scale))}, expected a number above 0"):
+        fitted().assemble(make_instances([], [], []), scale)
+
+
+@pytest.mark.parametrize("scale", [np.float32(0.1), torch.tensor(0.1), [[0.1, 0], [0, 0.1]], 0.1 * np.eye(2)])
+def test_a_scale_may_be_of_any_kind_of_number(scale):
+    record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 5, 120)}
+    (found,), (plain,) = (fitted().assemble(detections(record), each) for each in (scale, 0.1))
+    assert found.length_mm == pytest.approx(plain.length_mm) and found.width_mm == pytest.approx(plain.width_mm)
 
 
 def noisy(record, rng, noise):
@@ -326,9 +372,10 @@ def test_the_longest_line_of_a_list_decides_which_lengths_are_known():
     assert [implant.length_mm for implant in found] == [pytest.approx(60, rel=0.05)]
 
 
-def test_calibration_on_few_images_keeps_the_geometry_that_was_loaded(tmp_path):
+@pytest.mark.parametrize("count", [2, 30])
+def test_calibration_keeps_the_geometry_that_was_loaded(tmp_path, count):
     fitted().save(tmp_path / "assembler.json")
-    records = scenes(2, seed=5)
+    records = scenes(count, seed=5)
     loaded = PartAssembler(CLASSES).load(tmp_path / "assembler.json")
     before = loaded.state_.model.triple.precision.copy()
     loaded.calibrate(records, [detections(r) for r in records])

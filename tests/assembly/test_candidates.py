@@ -17,6 +17,7 @@ from implantdet.assembly.candidates import (
 )
 
 MISSING = np.array([3.0, 3.0, 3.0, 0.0])
+ASPECTS = np.ones(3)
 
 
 def parts(boxes, slots, alone=12.0):
@@ -144,30 +145,30 @@ def test_unexplained_whole_implants_stay_where_nothing_else_is():
     layout = Parts(boxes, np.array([0, WHOLE, WHOLE, WHOLE, WHOLE]), np.array([9.0, 9.0, 1.0, 0.5, 2.0]))
     members = np.array([[0, -1, -1, 1]])
     # The better of the two that stand alone.
-    assert standing_apart(members, np.ones(1), layout).tolist() == [[0, -1, -1, 1], [-1, -1, -1, 4]]
+    assert standing_apart(members, np.ones(1), layout, ASPECTS).tolist() == [[0, -1, -1, 1], [-1, -1, -1, 4]]
     nothing = np.empty((0, 4), np.intp)
-    assert standing_apart(nothing, np.empty(0), layout)[:, WHOLE].tolist() == [1, 4]
+    assert standing_apart(nothing, np.empty(0), layout, ASPECTS)[:, WHOLE].tolist() == [1, 4]
     empty = Parts(np.empty((0, 4)), np.empty(0, np.intp), np.empty(0))
-    assert standing_apart(nothing, np.empty(0), empty).shape == (0, 4)
+    assert standing_apart(nothing, np.empty(0), empty, ASPECTS).shape == (0, 4)
 
 
 def test_of_two_implants_in_one_place_the_better_stays():
     layout = parts([*column(0), *column(5, y=40), *column(100)], [0, 1, 2] * 3)
     # 50 of 90 pixels of the height, and 25 of 30 of the width: less than half.
     rows = np.array([[0, 1, 2, -1], [3, 4, 5, -1], [6, 7, 8, -1]])
-    assert len(standing_apart(rows, np.array([1.0, 2.0, 3.0]), layout)) == 3
+    assert len(standing_apart(rows, np.array([1.0, 2.0, 3.0]), layout, ASPECTS)) == 3
     closer = parts([*column(0), *column(5, y=20), *column(100)], [0, 1, 2] * 3)
-    assert standing_apart(rows, np.array([1.0, 2.0, 3.0]), closer).tolist() == rows[[2, 1]].tolist()
+    assert standing_apart(rows, np.array([1.0, 2.0, 3.0]), closer, ASPECTS).tolist() == rows[[2, 1]].tolist()
     # A small one inside a large one overlaps it little in terms of the larger.
     inside = parts([*column(0), [10, 40, 20, 50]], [0, 1, 2, 1])
     rows = np.array([[0, 1, 2, -1], [-1, 3, -1, -1]])
-    assert standing_apart(rows, np.array([2.0, 1.0]), inside).tolist() == rows[:1].tolist()
+    assert standing_apart(rows, np.array([2.0, 1.0]), inside, ASPECTS).tolist() == rows[:1].tolist()
 
 
 def test_a_loose_whole_implant_beside_another_stays():
     layout = Parts(np.array([[0.0, 0, 20, 60], [0.0, 0, 50, 60]]), np.array([WHOLE, WHOLE]), np.array([2.0, 1.0]))
     nothing = np.empty((0, 4), np.intp)
-    assert len(standing_apart(nothing, np.empty(0), layout)) == 2  # IoU 0.4
+    assert len(standing_apart(nothing, np.empty(0), layout, ASPECTS)) == 2  # IoU 0.4
 
 
 @pytest.mark.parametrize(
@@ -188,14 +189,14 @@ def test_a_lone_coronal_third_on_top_of_an_implant_is_its_crown(aside, beyond, s
     x, y = 15 + aside, 100 - beyond
     layout = parts([*column(0, y=100), [x - side / 2, y - side / 2, x + side / 2, y + side / 2]], [0, 1, 2, 0])
     members = np.array([[3, -1, -1, -1], [k if k in shown else -1 for k in (0, 1, 2)] + [-1]])
-    found = standing_apart(members, np.array([5.0, 5.0]), layout)
+    found = standing_apart(members, np.array([5.0, 5.0]), layout, ASPECTS)
     assert sorted(found[:, 0].tolist()) == sorted([0 if 0 in shown else -1] + ([] if is_crown else [3]))
 
 
 @pytest.mark.parametrize("gain, is_crown", [(5.0, True), (5.1, False)])
 def test_a_surer_lone_third_is_no_crown(gain, is_crown):
     layout = parts([*column(0, y=100), [-5, 40, 35, 80]], [0, 1, 2, 0])
-    found = standing_apart(np.array([[3, -1, -1, -1], [0, 1, 2, -1]]), np.array([gain, 5.0]), layout)
+    found = standing_apart(np.array([[3, -1, -1, -1], [0, 1, 2, -1]]), np.array([gain, 5.0]), layout, ASPECTS)
     assert len(found) == (1 if is_crown else 2)
 
 
@@ -207,5 +208,5 @@ def test_other_thirds_and_those_with_a_whole_implant_are_no_crowns(slots):
     lone[slot] = 3
     if whole:
         lone[WHOLE] = 4
-    found = standing_apart(np.array([lone, [0, 1, 2, -1]]), np.array([5.0, 5.0]), layout)
+    found = standing_apart(np.array([lone, [0, 1, 2, -1]]), np.array([5.0, 5.0]), layout, ASPECTS)
     assert lone.tolist() in found.tolist()

@@ -91,6 +91,15 @@ def test_the_order_of_detections_makes_no_difference():
     ]
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_of_equal_scores_the_one_in_the_middle_leads_however_the_image_is_turned(turns):
+    boxes = np.array([[0, 0, 30, 30], [13, 0, 43, 30], [26, 0, 50, 30]])  # the outer ones hardly overlap
+    for _ in range(turns):
+        boxes = np.stack([-boxes[:, 3], boxes[:, 0], -boxes[:, 1], boxes[:, 2]], axis=1)
+    (part,) = parts_of(*[(box, 1.0, "middle.body.straight") for box in boxes])
+    assert part.box == pytest.approx(boxes.mean(axis=0))
+
+
 def test_adaptive_thresholds():
     detections = usable(make_instances([BOX] * 3, [0.3, 0.2, 0.1], [0, 0, 1]), MEANINGS)
     thresholds = np.full(len(CLASSES), 0.25)

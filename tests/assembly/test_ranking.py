@@ -197,6 +197,15 @@ def test_rivals_share_their_axis():
     assert torn.systems[0].evidence[0].score == 0.9  # as the detector said
 
 
+def test_evidence_tells_the_reading_that_decides():
+    """Where a low score for tapered is worth more than a high one for straight, tapered is what speaks for b."""
+    calibration = Calibration(scalings={"middle.body": Scaling(1.0, np.array([-3.0, 3.0]))})
+    ranking = rank(Ranker(TOY, calibration), {"middle.body": {"straight": 0.7, "tapered": 0.3}})
+    (evidence,) = ranking.systems[0].evidence
+    assert ranking.systems[0].name == "b"
+    assert evidence[:3] == ("middle.body", "tapered", 0.3) and evidence.weight > 0
+
+
 def test_readings_of_parts_have_rivals():
     def reading(value, score):
         return Reading("middle.body", value, score, 0)

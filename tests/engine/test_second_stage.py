@@ -146,6 +146,13 @@ def test_the_model_that_is_given_is_calibrated_and_reported(cfg):
             ("DATASETS.TEST", "('tiny_implants_test',)", "INPUT.PANORAMIC_ZOOM", 2.0),
             ["INPUT.PANORAMIC_ZOOM is 2.0, but the assembler was calibrated with 1.0 ("],
         ),
+        (
+            ("DATASETS.TEST", "('tiny_implants_test',)", "ASSEMBLY.METHOD", "kmeans", "ASSEMBLY.COVERAGE", 0.8),
+            [
+                "ASSEMBLY.METHOD is kmeans, but thresholds, scores and conformal sets were calibrated with exact (",
+                "ASSEMBLY.COVERAGE is 0.8, but thresholds, scores and conformal sets were calibrated with 0.9 (",
+            ],
+        ),
     ],
 )
 def test_what_was_calibrated_otherwise_is_a_warning(tiny_cfg, cfg, implants_root, caplog, options, expected):
