@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
@@ -50,7 +51,7 @@ def _record() -> dict[str, Any]:
         "uncommitted_changes": bool(
             git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)benchmarks/results")
         ),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "hardware": {
             "cpu": _proc_field("/proc/cpuinfo", "model name") or platform.processor(),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def hours(run: Path) -> float:
     return sum(step["time"] for step in steps) / len(steps) * last / 3600
 
 
+def pretraining_hours(options: list[str]) -> float | None:
+    """How long the weights that the training starts with were trained; None where nobody knows."""
+    given = dict(zip(options[::2], options[1::2], strict=True)).get("MODEL.WEIGHTS", "")
+    run = Path(given).parent
+    return hours(run) if (run / "metrics.json").is_file() else None
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing, evaluate, and draw the worst."""
     data = runs.make_phantom(arguments.work / "phantom", arguments.images)
@@ -94,6 +102,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     results = json.loads((tested / "results.json").read_text(encoding="utf-8"))
     truth, found = runs.ground_truth(data, "test"), runs.detections(tested)
     worst = worst_images(truth, found, WORST)
+    for name in ("worst", "worst_data"):  # of an evaluation before this one
+        shutil.rmtree(arguments.work / name, ignore_errors=True)
     drawn = subset(data, arguments.work / "worst_data", test=worst)
     pictures = draw_dataset(
         drawn, arguments.work / "worst", tested / "coco_instances_results.json", part="test", min_score=0.3
@@ -108,6 +118,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "image_passes": arguments.passes,
         "processes": arguments.processes,
         "training_hours": hours(run),
+        "pretraining_hours": pretraining_hours(arguments.options),
         "training_commit": (run / "commit").read_text(encoding="utf-8"),
         "config": arguments.config,
         "options": arguments.options,

@@ -68,7 +68,8 @@ def ablation_section() -> list[str]:
         f"({result['start_epochs']:g} epochs), are trained for {result['epochs']:g} epochs on fold 0 and evaluated on "
         f"its validation part; seeds {', '.join(map(str, result['seeds']))}. Every row adds to the one above. Last "
         "column: axes read rightly on thirds that were found, percent, mean over the axes. So short a training shows "
-        "what helps soon, not where a long one ends.",
+        "what helps soon, not where a long one ends. **The config is another since**: anchors, levels, cascade, "
+        "crops, and how pasted implants are placed.",
         table(metric_rows(settings), ["", *METRICS.values(), "axes"]),
         "Differences to the row above, paired over the seeds, with 95 % intervals (Student's t):",
         table(difference_rows(settings), differences),
@@ -112,17 +113,25 @@ def best_section() -> list[str]:
         for stage in names
     ]
     sizes = ", ".join(f"{name} {result['all'][key]:.1f}" for key, name in SIZES.items())
-    axes = ", ".join(f"{axis} {figures['accuracy']:.0f}" for axis, figures in result["axes"].items())
+    axes = [
+        [axis, *(f"{figures[key]:.0f}" for key in ("accuracy", "balanced", "commonest"))]
+        for axis, figures in result["axes"].items()
+    ]
+    before = result["pretraining_hours"]
     return [
         "## The best that a CPU has trained",
         f"[`{result['config']}`](../{result['config']}){options}, {result['image_passes']} crops out of "
         f"{result['num_train']} radiographs in {result['training_hours']:.1f} hours with {result['processes']} "
-        f"processes, at commit {result['training_commit'][:9]}; one seed. Evaluated on the test patients; `implants` "
+        f"processes{f', after {before:.1f} hours of pre-training with one' if before else ''}, at commit "
+        f"{result['training_commit'][:9]}; one seed. Evaluated on the test patients; `implants` "
         "are the detector's own boxes of whole implants.",
         table(rows, ["", *METRICS.values()]),
         "Implants before and after the second stage:",
         table(stages, ["", *(f"{kind}, {c}" for kind in ("by system", "any system") for c in columns)]),
-        f"By the size of the box, AP: {sizes}. Axes read rightly on thirds that were found, percent: {axes}.",
+        f"By the size of the box, AP: {sizes}.",
+        "Axes read rightly on thirds that were found, percent: of all; the mean over the values of the axis; and what "
+        "one would have who always said the commonest value:",
+        table(axes, ["axis", "rightly read", "mean over the values", "commonest value"]),
         "### Where it fails",
         f"The first eight of the {len(result['worst_image_ids'])} images with the lowest AP50 of their own (left: what "
         "is there; right: what was found with a score of 30 % or more). The script draws all of them.",

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -210,7 +211,8 @@ def axis_accuracy(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[st
 
     A third was found if any detection of its third overlaps its box at IoU 0.5. Its answer is the best detection of the
     axis there. ``answered``: percent of found thirds with an answer; ``accuracy``: percent with the right one, so that
-    no answer is wrong.
+    no answer is wrong; ``balanced``: the mean of this percentage over the values; ``commonest``: percent that would be
+    right if the answer were always the commonest value.
     """
     names = {category["id"]: category["name"] for category in truth["categories"]}
     is_part = {category["id"]: category["supercategory"] in THIRDS for category in truth["categories"]}
@@ -218,26 +220,31 @@ def axis_accuracy(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[st
     for record in found:
         if is_part[record["category_id"]]:
             by_image.setdefault(record["image_id"], []).append(record)
-    tally: dict[str, Counter[str]] = {}
+    tally: dict[str, dict[str, Counter[str]]] = {}  # axis → what → value → count
     for annotation in truth["annotations"]:
         if not is_part[annotation["category_id"]]:
             continue
         name = names[annotation["category_id"]]
-        axis, third = name.rpartition(".")[0], name.partition(".")[0]
+        (axis, _, value), third = name.rpartition("."), name.partition(".")[0]
         here = [d for d in _overlapping(annotation, by_image) if names[d["category_id"]].startswith(f"{third}.")]
         answers = [d for d in here if names[d["category_id"]].startswith(f"{axis}.")]
         best = max(answers, key=lambda d: d["score"], default=None)
-        counts = tally.setdefault(axis, Counter())
-        counts["found"] += bool(here)
-        counts["answered"] += best is not None
-        counts["right"] += best is not None and best["category_id"] == annotation["category_id"]
+        counts = tally.setdefault(axis, {"found": Counter(), "answered": Counter(), "right": Counter()})
+        counts["found"][value] += bool(here)
+        counts["answered"][value] += best is not None
+        counts["right"][value] += best is not None and best["category_id"] == annotation["category_id"]
+    return {axis: _shares(**counts) for axis, counts in sorted(tally.items())}
+
+
+def _shares(found: Counter[str], answered: Counter[str], right: Counter[str]) -> dict[str, float]:
+    total = max(found.total(), 1)
+    recalls = [100 * right[value] / count for value, count in found.items() if count]
     return {
-        axis: {
-            "found": counts["found"],
-            "answered": 100 * counts["answered"] / max(counts["found"], 1),
-            "accuracy": 100 * counts["right"] / max(counts["found"], 1),
-        }
-        for axis, counts in sorted(tally.items())
+        "found": found.total(),
+        "answered": 100 * answered.total() / total,
+        "accuracy": 100 * right.total() / total,
+        "balanced": mean(recalls) if recalls else 0.0,
+        "commonest": 100 * max(found.values(), default=0) / total,
     }
 
 

@@ -36,8 +36,6 @@ from implantdet.modeling.multi_label import CategoryTable, multi_label_targets
 from implantdet.modeling.part_predictor import PartPredictor
 from implantdet.modeling.uniting import Uniter
 
-CANDIDATES = 2000  # best ones of an image that are united, where Detectron2's own NMS is not enough
-
 
 class _PartLabels(ROIHeads):
     """What the plain and the cascade heads share: multi-label targets, Soft-NMS and box voting.
@@ -65,7 +63,8 @@ class _PartLabels(ROIHeads):
         if uniter is not None:  # it sees what the predictors' own NMS would drop
             for predictor in self.modules():
                 if isinstance(predictor, FastRCNNOutputLayers):
-                    predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, CANDIDATES
+                    # No limit but the proposals' number: the copies of what is found well would push out what is not.
+                    predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, -1
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

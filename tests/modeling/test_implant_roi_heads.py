@@ -196,6 +196,18 @@ def test_boxes_are_voted_on(heads):
 
 
 @pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("key", ["BOX_VOTING_IOU", "SOFT_NMS_SIGMA"])
+def test_what_many_proposals_agree_on_pushes_nothing_out(heads, key):
+    given = [proposals(*[TWICE] * 900, OTHER)]
+    given[0].objectness_logits[-1] = -2.0
+    options = ("MODEL.PART_HEAD.OBJECTNESS_WEIGHT", 0.9, f"MODEL.PART_HEAD.{key}", 0.4)
+    module = tiny_heads(heads, *options, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-4).eval()
+    with torch.no_grad():
+        (found,), _ = module(None, {"p2": torch.zeros(1, CHANNELS, SIZE // 4, SIZE // 4)}, copy.deepcopy(given))
+    assert (found.pred_boxes.tensor[:, 0] > 30).sum() == CLASSES
+
+
+@pytest.mark.parametrize("heads", HEADS)
 def test_objectness_lowers_scores(heads):
     """In a cascade its first stage alone knows it."""
     given = proposals(TWICE, OTHER)
