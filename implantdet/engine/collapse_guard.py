@@ -16,6 +16,7 @@ from detectron2.engine import HookBase
 from torch import Tensor
 
 from implantdet.modeling.masked_image_model import MaskedImageModel
+from implantdet.modeling.mim_targets import EncoderTarget, PixelTarget
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,19 @@ def target_spread(targets: Tensor) -> TargetSpread:
 
 class TargetCollapseError(RuntimeError):
     """The target of a pre-training has collapsed."""
+
+
+def _advice(model: MaskedImageModel) -> str:
+    """What this model may change, so that the encoder cannot make its target constant."""
+    ways = ["SOLVER.BASE_LR lower"]
+    if isinstance(model.target, EncoderTarget):
+        ways.append(f"MODEL.MIM.EMA_DECAY nearer to 1 than {model.target.decay:g}")
+    if not model.norm_target:
+        ways.append("MODEL.MIM.NORM_TARGET True")
+    if not isinstance(model.target, PixelTarget):
+        ways += ["MODEL.MIM.PIXEL_WEIGHT above 0"] if model.pixel_weight == 0 else []
+        ways.append("MODEL.MIM.TARGET pixel with PIXEL_WEIGHT 0, which cannot collapse")
+    return "; or ".join(ways)
 
 
 class CollapseGuard(HookBase):
@@ -110,9 +124,7 @@ class CollapseGuard(HookBase):
                 raise TargetCollapseError(
                     f"the target collapsed: after {next_iter} iterations its {name} across images is {now:.3g}, "
                     f"expected {allowed:.3g} or more, {self._min_fraction:g} (MODEL.MIM.GUARD_FRACTION) of the way "
-                    f"from {least:g}, a collapsed target, to the {start:.3g} before training. Predict what the encoder "
-                    "cannot make constant: MODEL.MIM.TARGET pixel with PIXEL_WEIGHT 0; or NORM_TARGET True, an "
-                    "EMA_DECAY nearer to 1 and a PIXEL_WEIGHT; or lower SOLVER.BASE_LR"
+                    f"from {least:g}, a collapsed target, to the {start:.3g} before training. Set {_advice(self._model)}"
                 )
 
     @torch.no_grad()

@@ -152,10 +152,12 @@ def probe(samples: Sequence[Sample]) -> dict[str, float]:
             continue
         features = np.stack([sample.features for sample in asked])
         groups = [sample.group for sample in asked]
-        splits = StratifiedGroupKFold(_NUM_SPLITS, shuffle=True, random_state=0)
+        splits = list(StratifiedGroupKFold(_NUM_SPLITS, shuffle=True, random_state=0).split(features, labels, groups))
+        if min(len(train) for train, _ in splits) < _NUM_NEIGHBOURS:  # where one patient has most of them
+            continue
         for name, classifier in probes.items():
             model = make_pipeline(StandardScaler(), classifier)
-            answers = cross_val_predict(model, features, labels, groups=groups, cv=splits)
+            answers = cross_val_predict(model, features, labels, cv=splits)
             results[f"{name}-{task}"] = 100 * float(balanced_accuracy_score(labels, answers))
     for name in probes:
         scores = [value for key, value in results.items() if key.startswith(f"{name}-")]

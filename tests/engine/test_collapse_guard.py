@@ -99,8 +99,32 @@ class FlowingTargets(MaskedImageModel):
 
 def test_guard_stops_a_collapsing_run():
     collapsing = TinyPretraining(60, lr=3e-3, model=FlowingTargets, target="patch_embed")
-    with pytest.raises(TargetCollapseError, match=r"after \d+ iterations its std across images .* PIXEL_WEIGHT 0; or"):
+    with pytest.raises(
+        TargetCollapseError, match=r"after \d+ iterations its std across images .*PIXEL_WEIGHT above 0; or"
+    ):
         collapsing.train()
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "not_named"),
+    [
+        ({"target": "patch_embed"}, ["PIXEL_WEIGHT above 0", "TARGET pixel"], ["EMA_DECAY", "NORM_TARGET"]),
+        (
+            {"target": "encoder", "layers": [0], "ema_decay": 0.5, "norm_target": False},
+            ["EMA_DECAY nearer to 1 than 0.5", "NORM_TARGET True", "PIXEL_WEIGHT above 0"],
+            [],
+        ),
+        ({"target": "pixel"}, ["BASE_LR"], ["EMA_DECAY", "PIXEL_WEIGHT", "TARGET"]),
+    ],
+)
+def test_the_advice_names_what_this_training_can_change(options, named, not_named):
+    trainer = TinyPretraining(1, lr=0.0, **options)
+    trainer.guard.before_train()
+    trainer.guard.load_state_dict({"start": [1e9, 1e9]})
+    with pytest.raises(TargetCollapseError) as error:
+        trainer.train()
+    advice = str(error.value).partition("before training. Set ")[2]
+    assert all(key in advice for key in named) and not any(key in advice for key in not_named)
 
 
 class NarrowTargets(MaskedImageModel):

@@ -64,6 +64,9 @@ def test_rare_labels_and_small_tasks_are_not_asked():
     assert probe(rare)["linear-class"] > 97  # two labels are left
     assert probe(samples_of("class", 10, True)) == {}
     assert probe(samples_of("class", 60, True, labels=("only",))) == {}
+    # Forty boxes, most of one patient: without these, fewer are left than there are neighbours to look at.
+    many = [sample._replace(group="patient0") for sample in samples_of("class", 14, True, labels=("x", "y"))]
+    assert probe(many + samples_of("class", 6, True, labels=("x", "y"))) == {}
 
 
 @pytest.mark.parametrize(
