@@ -124,7 +124,8 @@ class CollapseGuard(HookBase):
                 raise TargetCollapseError(
                     f"the target collapsed: after {next_iter} iterations its {name} across images is {now:.3g}, "
                     f"expected {allowed:.3g} or more, {self._min_fraction:g} (MODEL.MIM.GUARD_FRACTION) of the way "
-                    f"from {least:g}, a collapsed target, to the {start:.3g} before training. Set {_advice(self._model)}"
+                    f"from {least:g}, a collapsed target, to the {start:.3g} before training. "
+                    f"Set {_advice(self._model)}"
                 )
 
     @torch.no_grad()

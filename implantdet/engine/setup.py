@@ -46,8 +46,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     merge(cfg, args.config_file, args.opts)
     if cfg.MODEL.WEIGHTS and not args.resume and "://" not in cfg.MODEL.WEIGHTS:
         local_checkpoint(cfg.MODEL.WEIGHTS.partition("?")[0])  # said here, before anything is built or written
-    # A folder of images needs no dataset; where there is one, its test images must be known to be left out.
-    if not trains_on_folder(cfg) or cfg.DATASETS.TEST or (Path(cfg.DATASETS.ROOT) / FOLDS).is_file():
+    # A folder of images needs no dataset, and others' datasets need none of ours; where there is one, its test images
+    # must be known to be left out.
+    names = (*(() if trains_on_folder(cfg) else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST)
+    if (Path(cfg.DATASETS.ROOT) / FOLDS).is_file() or any(name not in DatasetCatalog for name in names):
         register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
     check_names(cfg)
     check_part_head(cfg)

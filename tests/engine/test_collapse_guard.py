@@ -99,9 +99,7 @@ class FlowingTargets(MaskedImageModel):
 
 def test_guard_stops_a_collapsing_run():
     collapsing = TinyPretraining(60, lr=3e-3, model=FlowingTargets, target="patch_embed")
-    with pytest.raises(
-        TargetCollapseError, match=r"after \d+ iterations its std across images .*PIXEL_WEIGHT above 0; or"
-    ):
+    with pytest.raises(TargetCollapseError, match=r"after \d+ iterations its std across images .*PIXEL_WEIGHT above 0"):
         collapsing.train()
 
 

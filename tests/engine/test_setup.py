@@ -149,6 +149,16 @@ def test_a_folder_of_images_does_not_stand_for_test_sets_or_for_labels(idd_root,
         setup(arguments(idd_root, tmp_path, *detector))
 
 
+def test_a_dataset_that_detectron2_knows_needs_none_of_ours(idd_root, tmp_path):
+    """It is registered elsewhere: by Detectron2 itself, or by the project that imports this one."""
+    setup(arguments(idd_root, tmp_path))
+    ours = dict(zip(*[iter(tiny_dataset(idd_root))] * 2, strict=True))["DATASETS.NAME"]
+    theirs = f"{ours}_train_fold0"
+    options = ("DATASETS.ROOT", str(tmp_path / "nowhere"), "DATASETS.TRAIN", f"('{theirs}',)", "DATASETS.TEST", "()")
+    cfg = setup(arguments(tmp_path / "nowhere", tmp_path / "out", *options))
+    assert cfg.DATASETS.TRAIN == (theirs,) and cfg.MODEL.ROI_HEADS.NUM_CLASSES == 5
+
+
 def test_a_missing_dataset_says_how_to_get_one(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.*implantdet import"):
         setup(arguments(tmp_path / "nowhere", tmp_path))
