@@ -156,7 +156,7 @@ def test_a_dataset_that_detectron2_knows_needs_none_of_ours(idd_root, tmp_path):
     theirs = f"{ours}_train_fold0"
     options = ("DATASETS.ROOT", str(tmp_path / "nowhere"), "DATASETS.TRAIN", f"('{theirs}',)", "DATASETS.TEST", "()")
     cfg = setup(arguments(tmp_path / "nowhere", tmp_path / "out", *options))
-    assert cfg.DATASETS.TRAIN == (theirs,) and cfg.MODEL.ROI_HEADS.NUM_CLASSES == 5
+    assert list(cfg.DATASETS.TRAIN) == [theirs] and cfg.MODEL.ROI_HEADS.NUM_CLASSES == 5
 
 
 def test_a_missing_dataset_says_how_to_get_one(tmp_path):
