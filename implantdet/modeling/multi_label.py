@@ -127,6 +127,7 @@ def not_assessable(
     2. A proposal that matches nothing but lies in a whole implant: every axis of the thirds that show no annotation
        at all in this implant, because there is no box to be near to. This needs annotations of whole implants. If the
        implant shows no third at all, its own box may be one: a proposal that matches nothing but this box counts, too.
+    3. A proposal that matches nothing but lies round a part of an implant that nobody named: every system.
 
     Annotations are of one implant if ``gt_implants`` says so; where it says nothing, if their boxes lie on one another.
 
@@ -148,6 +149,8 @@ def not_assessable(
         is_one[is_implant][:, ~is_implant],
         pairwise_ioa(implants, parts) >= _INSIDE,
     )
+    is_nameless = ~is_part_of.any(dim=0)
+    may_be_whole = (pairwise_ioa(proposals, parts[is_nameless]) >= _INSIDE).any(dim=1) & ~positive.any(dim=1)  # (R,)
     shown = is_part_of.float() @ part_third[~is_implant]  # (implants, T)
     inside = (pairwise_ioa(implants, proposals) >= _INSIDE).float()  # (implants, R)
     hidden = inside.T @ (shown == 0).float()  # (R, T)
@@ -158,4 +161,4 @@ def not_assessable(
     is_nothing = ~positive.any(dim=1) | (is_bare & ~positive[:, ~table.is_system].any(dim=1))
     is_open = of_third | is_nothing[:, None]
     unknown = (near @ unanswered.float() + hidden @ table.axis_third.T > 0) & is_open & (answered == 0)
-    return unknown.float() @ table.category_axis.T > 0
+    return (unknown.float() @ table.category_axis.T > 0) | (may_be_whole[:, None] & table.is_system)

@@ -158,7 +158,7 @@ def test_annotations_speak_of_one_implant_from_half_an_overlap():
     for width, expected in ((10.0, set()), (9.4, {NAMES[V_SHAPED], NAMES[SQUARE]})):
         annotations = [(TAPERED, MIDDLE), (V_SHAPED, [0.0, 20.0, width, 40.0])]
         _, weights = targets_of([[0.0, 30.0, 20.0, 50.0]], annotations)
-        assert names_where(weights[0] == 0) == expected
+        assert names_where(weights[0] == 0) == expected | {NAMES[ITI]}  # nobody named the implant
 
 
 def test_a_third_is_shown_if_half_of_its_box_lies_in_the_implant():
@@ -185,7 +185,16 @@ def test_a_neighbour_on_the_same_place_answers_nothing_where_implants_are_known(
     assert weights.all()
     near = [0.0, 30.0, 20.0, 50.0]  # IoU 1/3: it matches neither
     _, weights = targets_of([near], annotations, implants=[1, 2, 2])
-    assert names_where(weights[0] == 0) == {NAMES[V_SHAPED], NAMES[SQUARE]}
+    assert names_where(weights[0] == 0) == {NAMES[V_SHAPED], NAMES[SQUARE], NAMES[ITI]}  # nobody named the implants
+
+
+def test_an_implant_that_nobody_named_is_no_negative_of_any_system():
+    """Not where its third alone was proposed, and not for a neighbour that has a name."""
+    neighbour = [50.0, 0.0, 70.0, 60.0]
+    annotations = [(TAPERED, MIDDLE), (ITI, neighbour), (TAPERED, [50.0, 20.0, 70.0, 40.0])]
+    for implants in (None, [1, 2, 2]):
+        _, weights = targets_of([IMPLANT, MIDDLE, neighbour, [50.0, 0.0, 70.0, 29.0]], annotations, implants=implants)
+        assert [weights[row, ITI].item() for row in range(4)] == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("num_proposals", [0, 2])
