@@ -109,25 +109,35 @@ class FailedTrainingError(Exception):
 
 
 class Runs:
-    """Runs train_net.py in folders of their own, each to its end once; ``done`` holds the commit that it ran at."""
+    """Runs train_net.py in folders of their own, each to its end once.
+
+    There, ``configs.json`` holds the fingerprints of the configs behind the run, and ``done`` the commit that it ended
+    at.
+    """
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.commit = git("rev-parse", "HEAD")
 
-    def train(self, run: Path, config: str, options: tuple[object, ...]) -> Path:
+    def train(self, run: Path, config: str, options: tuple[object, ...], configs: list[str]) -> Path:
         """Train unless it is done; an interrupted training is resumed.
 
         Raises:
             OutOfTimeError: the deadline came first.
             FailedTrainingError: the training failed.
+            SystemExit: the run was begun with other configs.
         """
+        written = run / "configs.json"
+        if written.exists() and read_json(written) != configs:
+            raise SystemExit(f"{run}: this training was begun with other configs; choose another --out, or remove it")
         if (run / "done").exists():
             return run
         remaining = self.deadline - time.monotonic()
         if remaining < 30:
             raise OutOfTimeError
         run.mkdir(parents=True, exist_ok=True)
+        if not (run / "last_checkpoint").exists():  # what an earlier version of this script began may be of any config
+            write_json(written, configs)
         print(f"training {run}", flush=True)
         command = [sys.executable, "train_net.py", "--config-file", config, "--resume", "OUTPUT_DIR", run, *options]
         with (run / "console.txt").open("a", encoding="utf-8") as console:
@@ -224,13 +234,14 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
     """Pre-train, then fine-tune with every share of the labels; yields a record for each of these."""
     out = args.out.resolve() / data.name / f"fold{fold}_seed{seed}" / variant.name
     options = (*PRETRAIN[args.size], "SEED", seed, *dataset_options(data, fold), *variant.options)
-    pretrained = runs.train(out / "pretrain", f"configs/{variant.config}.yaml", options)
-    record = {"dataset": data.name, "init": variant.name, "fold": fold, "seed": seed}
     configs = configs_of(args, data, variant)
+    pretrained = runs.train(out / "pretrain", f"configs/{variant.config}.yaml", options, configs[0.0])
+    record = {"dataset": data.name, "init": variant.name, "fold": fold, "seed": seed}
     written = {kind: read_json(pretrained / f"{kind}.json").get(kind, {}) for kind in ("features", "reconstruction")}
     yield (
         record
-        | {"labels": 0.0, "configs": configs[0.0], "commit": (pretrained / "done").read_text(encoding="utf-8")}
+        | {"labels": 0.0}
+        | origin(pretrained)
         | {f"{kind}_{key}": value for kind, found in written.items() for key, value in found.items()}
     )
     config, finetune = FINETUNE[args.size][has_parts(data)]
@@ -243,9 +254,21 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
             *(*finetune, "SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", 0.05 * epochs),
             *("SOLVER.EVAL_EPOCHS", epochs),
         )
-        run = runs.train(out / f"labels_{share:g}", config, options)
-        record |= {"labels": share, "configs": configs[share], "commit": (run / "done").read_text(encoding="utf-8")}
-        yield record | detection_metrics(read_json(run / "results.json")["bbox"]) | losses(run)
+        run = runs.train(out / f"labels_{share:g}", config, options, configs[share])
+        yield (
+            record
+            | {"labels": share}
+            | origin(run)
+            | detection_metrics(read_json(run / "results.json")["bbox"])
+            | losses(run)
+        )
+
+
+def origin(run: Path) -> dict[str, Any]:
+    """The commit of a finished training, and its configs if they are known."""
+    configs = run / "configs.json"
+    known = {"configs": read_json(configs)} if configs.exists() else {}
+    return known | {"commit": (run / "done").read_text(encoding="utf-8")}
 
 
 def has_parts(data: Path) -> bool:

@@ -49,7 +49,8 @@ def main() -> None:
         loader = Pretrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
         with tempfile.TemporaryDirectory() as folder:  # the run's own files are of its own mask ratio
             evaluator = ReconstructionEvaluator(folder, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, args.images)
-            psnr[f"{caption}_psnr_db"] = inference_on_dataset(model, loader, evaluator)["reconstruction"]["PSNR"]
+            measured = inference_on_dataset(model, loader, evaluator)["reconstruction"]
+            psnr |= {f"{caption}_psnr_db": measured["PSNR"], "flat_psnr_db": measured["PSNR_flat"]}
         drawn = evaluator.columns_
         columns = {"original": drawn["original"], "masked": drawn["masked"]} | columns
         columns[caption] = drawn["reconstruction"]

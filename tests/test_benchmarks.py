@@ -149,10 +149,13 @@ def test_a_training_that_fails_says_why_and_keeps_no_mark(benchmark, tmp_path):
     module = benchmark("mim_comparison")
     runs = module.Runs(time.monotonic() + 60)
     with pytest.raises(module.FailedTrainingError, match=r"configs/none\.yaml"):
-        runs.train(tmp_path / "run", "configs/none.yaml", ())
+        runs.train(tmp_path / "run", "configs/none.yaml", (), ["1"])
     assert not (tmp_path / "run" / "done").exists()
-    (tmp_path / "run" / "done").touch()
-    assert runs.train(tmp_path / "run", "configs/none.yaml", ()) == tmp_path / "run"
+    (tmp_path / "run" / "done").write_text("abc", encoding="utf-8")
+    assert runs.train(tmp_path / "run", "configs/none.yaml", (), ["1"]) == tmp_path / "run"
+    assert module.origin(tmp_path / "run") == {"configs": ["1"], "commit": "abc"}
+    with pytest.raises(SystemExit, match="run: this training was begun with other configs"):
+        runs.train(tmp_path / "run", "configs/none.yaml", (), ["2"])
 
 
 def test_the_page_compares_no_psnr_of_other_masks(benchmark):

@@ -41,6 +41,13 @@ def test_evaluator_measures_hidden_patches_only(tmp_path):
     results = evaluator.evaluate()
     # An error of 0.1 normalised is 5 grey levels; levels stay between 50 and 150 and are not clipped.
     assert math.isclose(results["reconstruction"]["PSNR"], 10 * math.log10(255**2 / 25), rel_tol=1e-4)
+    # What flat patches lack is the variance of the hidden ones.
+    outputs = [output_of(seed, error=0.1) for seed in range(3)]
+    variances = [
+        output["pixels"][output["mask"].predicted[0]].var(dim=1, correction=0).mean() * 50**2 for output in outputs
+    ]
+    expected = sum(10 * math.log10(255**2 / variance) for variance in variances) / 3
+    assert math.isclose(results["reconstruction"]["PSNR_flat"], expected, rel_tol=1e-4)
     written = json.loads((tmp_path / "out/reconstruction.json").read_text())
     assert written == {"num_images": 3, **results}
     picture = cv2.imread(str(tmp_path / "out/reconstruction.png"))
