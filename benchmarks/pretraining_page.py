@@ -56,10 +56,16 @@ COMPARISONS = {
     "mim_phantom6000": "The phantom of preset idd",
     "mim_phantom": "A phantom of a third of the images, and an earlier detector",
 }
+SIZES = {
+    "tiny": "Size `tiny` of the [script](mim_comparison.py): ViT-Ti, pre-trained on crops of 128 px in small batches "
+    "with a narrow decoder; the detectors are [opg_vit_tiny.yaml](../configs/opg_vit_tiny.yaml) and, for parts, "
+    "[idd_tiny.yaml](../configs/idd_tiny.yaml), of the commits below.",
+    "base": "ViT-B at 416 px.",
+}
 CAVEATS = {
     "mim_opg": "The classes are findings on teeth, not implants.",
     "mim_phantom6000": "The detector's config was chosen by trainings that started from MDE's weights of seed 0 and "
-    "were scored on these validation images: that favours MDE.",
+    "were scored on these validation images, of which MDE's fine-tuning of seed 0 is one: that favours MDE.",
 }
 
 
@@ -146,7 +152,8 @@ def comparison_section(name: str, title: str) -> list[str]:
     paragraphs = [
         f"## {title}",
         f"{settings['epochs'][0]:g} epochs of pre-training on the images of the training folds; seeds "
-        f"{', '.join(map(str, settings['seeds']))}; the same data, lengths and detector for all."
+        f"{', '.join(map(str, settings['seeds']))}; the same data, lengths and detector for all. "
+        + SIZES[settings["size"]]
         + (
             ("" if result["complete"] else " **Not finished**: runs are missing.")
             + ("" if len(settings["seeds"]) >= SEEDS else f" Fewer than {SEEDS} seeds **prove nothing**.")
