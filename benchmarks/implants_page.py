@@ -71,7 +71,8 @@ def speed_section() -> list[str]:
     )
     return [
         "## Speed of the second stage",
-        "From detections to ranked implants, one core. The parts are simulated: the thirds of every implant, with one "
+        "From detections to ranked implants, one core; of every image the best of three times of the process. The "
+        "parts are simulated: the thirds of every implant, with one "
         "reading of each axis, and nothing else" + as_detected,
         table(rows, ["image with", "median, ms", "slowest image, ms"]),
         source(result, "assembly_speed"),

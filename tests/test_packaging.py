@@ -42,22 +42,41 @@ def foreign_python(tmp_path_factory):
 def test_another_project_trains_with_our_backbone_and_head(foreign_python, tmp_path):
     script = textwrap.dedent(
         """
+        import numpy as np
         import torch
         from detectron2.config import get_cfg
-        from detectron2.data import DatasetCatalog, MetadataCatalog
+        from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
         from detectron2.modeling import build_model
-        from detectron2.structures import Boxes, Instances
+        from detectron2.structures import BoxMode
         from detectron2.utils.events import EventStorage
+        from PIL import Image
 
         import implantdet
         from implantdet.config import add_implantdet_config
 
         assert "site-packages" in implantdet.__file__ and "venv" in implantdet.__file__, implantdet.__file__
-        DatasetCatalog.register("mine", list)
+
+
+        def read_mine():
+            records = []
+            for number in range(4):
+                name = f"{number}.png"
+                Image.fromarray(np.random.default_rng(number).integers(0, 256, (64, 96), np.uint8)).save(name)
+                # A molar with a crown: two categories on one box.
+                box = {"bbox": [8, 8, 32, 42], "bbox_mode": BoxMode.XYWH_ABS}
+                annotations = [box | {"category_id": 0}, box | {"category_id": 4}]
+                size = {"file_name": name, "image_id": number, "height": 64, "width": 96}
+                records.append(size | {"annotations": annotations})
+            return records
+
+
+        DatasetCatalog.register("mine", read_mine)
         MetadataCatalog.get("mine").set(thing_classes=["molar", "premolar", "filling", "caries", "crown"])
         cfg = get_cfg()
         add_implantdet_config(cfg)
         cfg.DATASETS.TRAIN = ("mine",)
+        cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TRAIN = "L", (64,)
+        cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH = 0, 2
         cfg.MODEL.DEVICE = "cpu"
         cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [110.0], [60.0]
         cfg.MODEL.BACKBONE.NAME = "build_vit_sfp_backbone"
@@ -72,10 +91,8 @@ def test_another_project_trains_with_our_backbone_and_head(foreign_python, tmp_p
         cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
         cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 1, 32
         model = build_model(cfg).train()
-        crowned_molar = Boxes([[8.0, 8.0, 40.0, 50.0]] * 2)
-        instances = Instances((64, 96), gt_boxes=crowned_molar, gt_classes=torch.tensor([0, 4]))
         with EventStorage():
-            losses = model([{"image": torch.rand(1, 64, 96) * 255, "instances": instances}])
+            losses = model(next(iter(build_detection_train_loader(cfg))))
         sum(losses.values()).backward()
         assert all(torch.isfinite(loss) for loss in losses.values())
         print("trained")

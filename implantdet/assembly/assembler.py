@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
 from implantdet.assembly import calibrating, state
@@ -52,7 +53,7 @@ RANGES = {
 }
 
 
-class PartAssembler:
+class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Groups parts into implants, infers what is missing, and ranks systems.
 
     ``fit`` learns from the annotations of the training set, ``calibrate`` from predictions on the validation set;
@@ -244,6 +245,9 @@ class PartAssembler:
         self._known_images = []
         self._prepare()
         return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self.state_ is not None
 
     def _check_ranges(self) -> None:
         for key, (low, high, with_low, with_high) in RANGES.items():

@@ -10,7 +10,9 @@ from detectron2.config import get_cfg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from implant_scenes import CLASSES, LINES, detections, fitted, groups, implant, is_part, make_instances, scene, scenes
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
 from implantdet.assembly.assembler import METHODS, PartAssembler
 from implantdet.config import add_implantdet_config
@@ -280,6 +282,18 @@ def test_numbers_out_of_their_range_are_refused(key, span, allowed, refused):
         message = f"ASSEMBLY.{key}: found {value}, expected a number in {span}"
         with pytest.raises(ValueError, match=re.escape(message)):
             PartAssembler(CLASSES, **{key.lower(): value})
+
+
+def test_it_is_an_estimator():
+    """Its parameters are those of the constructor, and a copy has learned nothing."""
+    assembler = PartAssembler(CLASSES, method="kmeans", coverage=0.8)
+    assert assembler.get_params() | {"method": "kmeans", "coverage": 0.8} == assembler.get_params()
+    copied = clone(assembler.fit(scenes(20)))
+    assert copied.get_params() == assembler.get_params()
+    check_is_fitted(assembler)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(copied)
+    assert assembler.set_params(method="exact").method == "exact"
 
 
 def test_a_new_product_line_needs_no_new_training(tmp_path):

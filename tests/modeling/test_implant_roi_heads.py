@@ -161,7 +161,7 @@ def test_with_a_softmax_they_are_detectron2s_heads(stock, heads, agnostic, box_l
     for mine, theirs in zip(found[1], found[0], strict=True):
         assert len(mine) > 0
         torch.testing.assert_close(mine.scores, theirs.scores, rtol=0, atol=1e-6)
-        torch.testing.assert_close(mine.pred_boxes.tensor, theirs.pred_boxes.tensor, rtol=0, atol=1e-4)
+        torch.testing.assert_close(mine.pred_boxes.tensor, theirs.pred_boxes.tensor, rtol=0, atol=1e-6)
         assert torch.equal(mine.pred_classes, theirs.pred_classes)
 
 

@@ -70,7 +70,9 @@ def test_with_single_labels_it_is_detectron2s_own(loss, theirs, box_loss):
     for ours_per_image, theirs_per_image in zip(found, expected, strict=True):
         assert len(ours_per_image) > 0
         torch.testing.assert_close(ours_per_image.scores, theirs_per_image.scores, rtol=0, atol=1e-6)
-        torch.testing.assert_close(ours_per_image.pred_boxes.tensor, theirs_per_image.pred_boxes.tensor)
+        torch.testing.assert_close(
+            ours_per_image.pred_boxes.tensor, theirs_per_image.pred_boxes.tensor, rtol=0, atol=1e-6
+        )
         assert torch.equal(ours_per_image.pred_classes, theirs_per_image.pred_classes)
 
 
