@@ -11,6 +11,7 @@ from typing import Any
 from _page import RESULTS, read, source, table, write_page
 
 SIZES = {"APs": "below 32² pixels", "APm": "32² to 96²", "APl": "above"}
+KINDS = ("periapical", "panoramic")
 METRICS = {
     "part_AP": "parts, AP",
     "part_AP50": "parts, AP50",
@@ -76,6 +77,36 @@ def ablation_section() -> list[str]:
         "Axes read rightly on thirds that were found, percent:",
         table(axis_rows(settings), ["axis", *settings]),
         source(result, "head_ablation"),
+    ]
+
+
+def inference_section() -> list[str]:
+    """What the steps after the heads are worth, on one trained detector."""
+    result = read("head_inference")
+    metrics = {key: label for key, label in METRICS.items() if not key.startswith("rare")}
+
+    def rows(group: str) -> str:
+        cells = [
+            [
+                step,
+                *(f"{found['all'][key]:.1f}" for key in metrics),
+                *(f"{found[kind]['part_AP50']:.1f}" if kind in found else "–" for kind in KINDS),
+                f"{found['seconds_per_image']:.2f}",
+            ]
+            for step, found in result[group]["by_step"].items()
+        ]
+        return table(cells, ["", *metrics.values(), *(f"{kind}, parts AP50" for kind in KINDS), "s/image"])
+
+    return [
+        "## Between the heads and the detections",
+        f"One detector, trained at commit {result['training_commit'][:9]}, on the first "
+        f"{result['steps']['num_images']} validation images, where these settings were chosen; every row adds to the "
+        "one above, and the last is what the config does. One process on the CPU.",
+        rows("steps"),
+        f"Test-time augmentation (`TEST.AUG`) on top of it, on the first {result['augmentation']['num_images']} of "
+        "them: the four flips, and all eight symmetries of the square.",
+        rows("augmentation"),
+        source(result, "head_inference"),
     ]
 
 
@@ -255,6 +286,7 @@ def main() -> None:
         "head_ablation": ablation_section,
         "best_detector": best_section,
         "head_curve": curve_section,
+        "head_inference": inference_section,
         "head_pixels": pixels_section,
         "long_tail": long_tail_section,
         "vitdet_parity": parity_section,

@@ -1,0 +1,115 @@
+"""What the steps between a trained part detector's heads and its detections are worth.
+
+    python benchmarks/head_inference.py RUN DATA [--images N] [--slow-images M]
+    python benchmarks/head_inference.py --smoke
+
+RUN: OUTPUT_DIR of a detector that was trained on fold 0 of the phantom in DATA (best_detector.py's WORK/final and
+WORK/phantom). The same weights are evaluated on the first N validation images with one step after the other, each
+added to those before it; test-time augmentation, which takes as many times as long as it has versions, on the first M
+of them, beside what there is without it. What is finished in RUN is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import head_runs as runs
+from _record import write_result
+from best_detector import by_modality
+from detectron2.config import get_cfg
+from head_curve import subset
+
+from implantdet.config import add_implantdet_config
+from implantdet.data.register import register_idd
+from implantdet.engine.checkpoint import Checkpointer
+from implantdet.engine.trainer import Trainer
+from implantdet.evaluation.coco_evaluator import without_nan
+
+Options = tuple[object, ...]
+BARE: Options = (
+    *("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5, "MODEL.PART_HEAD.OBJECTNESS_WEIGHT", 0.0),
+    *("MODEL.PART_HEAD.BOX_VOTING_IOU", 0.0, "INPUT.PANORAMIC_ZOOM", 1.0, "TEST.TILE_SIZE", 0),
+)
+# Each is added to those above it.
+STEPS: dict[str, Options] = {
+    "NMS at IoU 0.5": (),
+    "NMS at IoU 0.3": ("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.3),
+    "objectness in the scores": ("MODEL.PART_HEAD.OBJECTNESS_WEIGHT", 0.3),
+    "box voting": ("MODEL.PART_HEAD.BOX_VOTING_IOU", 0.4),
+    "panoramics twice as large, in tiles": ("INPUT.PANORAMIC_ZOOM", 2.0, "TEST.TILE_SIZE", 416),
+}
+AUGMENTED: dict[str, Options] = {
+    "flips": ("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (416,), "TEST.AUG.FLIP", True, "TEST.AUG.ROT90", False),
+    "flips and quarter turns": ("TEST.AUG.ROT90", True),
+}
+
+
+def found_with(run: Path, data: Path, out: Path, options: Options) -> tuple[list[dict[str, Any]], float]:
+    """Detections on the validation images of a dataset folder, and how many seconds an image took."""
+    if not (out / "seconds.json").exists():
+        cfg = get_cfg()
+        add_implantdet_config(cfg)
+        cfg.merge_from_file(str(run / "config.yaml"))
+        cfg.merge_from_list([*BARE, *options])
+        cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (runs.dataset_name(data, "val_fold0"),), str(out)
+        register_idd(data, data.name)
+        model = Trainer.build_model(cfg)
+        Checkpointer(model).load(str(run / "model_final.pth"))
+        start = time.perf_counter()
+        Trainer.test(cfg, Trainer.build_detector(cfg, model))
+        seconds = (time.perf_counter() - start) / len(runs.ground_truth(data, "val_fold0")["images"])
+        (out / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+    return runs.detections(out), json.loads((out / "seconds.json").read_text(encoding="utf-8"))
+
+
+def measure(run: Path, data: Path, num_images: int, num_slow: int, last: Options = ()) -> dict[str, Any]:
+    """Metrics after every step; ``last`` are options of all of them."""
+    told: dict[str, Any] = {}
+    options: Options = last
+    for group, number, steps in (
+        ("steps", num_images, STEPS),
+        ("augmentation", num_slow, {"without": (), **AUGMENTED}),
+    ):
+        folder = subset(data, run / f"first_{number}", num_val=number)
+        truth = runs.ground_truth(folder, "val_fold0")
+        told[group] = {"num_images": len(truth["images"]), "by_step": {}}
+        for index, (step, added) in enumerate(steps.items()):
+            options = (*options, *added)
+            found, seconds = found_with(run, folder, run / f"{group}_{number}" / str(index), options)
+            told[group]["by_step"][step] = {
+                "all": without_nan(runs.metrics(truth, found)),
+                **by_modality(folder, truth, found),
+                "seconds_per_image": seconds,
+            }
+    return told
+
+
+def main() -> None:
+    """Evaluate what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, nargs="?", help="OUTPUT_DIR of the detector")
+    parser.add_argument("data", type=Path, nargs="?", help="dataset folder")
+    parser.add_argument("--images", type=int, default=600, help="validation images, for all steps but the slow ones")
+    parser.add_argument("--slow-images", type=int, default=100, help="validation images for test-time augmentation")
+    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
+    args = parser.parse_args()
+    if args.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            data = runs.make_phantom(Path(folder) / "phantom", 60)
+            run = runs.train(Path(folder) / "run", data, (*runs.lengths(1.0), *runs.HEAD, *runs.SMOKE))
+            print(measure(run, data, 6, 4, ("MODEL.MASK_ON", False)))
+    elif args.data is None:
+        parser.error("RUN and DATA are needed")
+    else:
+        told = measure(args.run, args.data, args.images, args.slow_images)
+        commit = (args.run / "commit").read_text(encoding="utf-8")
+        write_result("head_inference", told | {"training_commit": commit})
+
+
+if __name__ == "__main__":
+    main()
