@@ -5,6 +5,7 @@ Letters: P parts, C candidates.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
 
 from implantdet.assembly.candidates import Candidates, gains
 from implantdet.assembly.geometry import Array, Indices
+
+logger = logging.getLogger(__name__)
 
 FEW = 10  # parts that need no order
 STATES = 4000  # that are looked at in a component before a solver takes over
@@ -168,6 +171,12 @@ def _solve(members: Indices, gain: Array) -> Indices:
         constraints=LinearConstraint(held, -np.inf, 1),
         options={"node_limit": NODE_LIMIT},
     )
+    if result.status != 0:
+        logger.warning(
+            "The solver stopped after %d nodes: %d parts that crowd are grouped as well as it found, which need not be "
+            "the best grouping.",
+            *(NODE_LIMIT, len(parts)),
+        )
     if result.x is not None:
         return np.flatnonzero(result.x > 0.5)
     return _greedy(members, gain)

@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,14 +140,11 @@ def test_identical_candidates():
     assert sorted(members[chosen].max(axis=1).tolist()) == [1, 2]
 
 
-def test_the_solver_may_give_up(monkeypatch):
-    """At its limit without an answer, the best candidates first; still disjoint."""
-
-    class GaveUp:
-        x = None
-
+def test_the_solver_may_give_up(monkeypatch, caplog):
+    """At its limit without an answer, the best candidates first; still disjoint. It is said."""
     monkeypatch.setattr(module, "STATES", 0)
-    monkeypatch.setattr(module, "milp", lambda *args, **kwargs: GaveUp)
+    monkeypatch.setattr(module, "milp", lambda *_, **__: SimpleNamespace(x=None, status=1))
     for seed in range(5):
         members, costs, alone = problem(seed)
         total(members, costs, alone, partition(Candidates(members, costs), alone))
+        assert "The solver stopped after 50 nodes" in caplog.text
