@@ -8,7 +8,8 @@ and that of systems alone (table 3), calibrate on the validation fold, and evalu
 after the second stage (table 5). Then implants of makers that no training saw are shown to the first detector of parts:
 how well does `fit` tell them from known ones, if the list of product lines does not have them either?
 
---size tiny (configs/idd_tiny.yaml) is for CPUs; base (ViT-B, 416 px) takes the configs as they are. What is finished in
+--size tiny (configs/idd_tiny.yaml) is for CPUs and pre-trains as mim_comparison.py does, whose folders may therefore
+lie in --work as pretrain_<init>_seed<seed>; base (ViT-B, 416 px) takes the configs as they are. What is finished in
 --work is not trained again, and what was interrupted goes on. A training whose results are under results/ already, of
 the same settings, is not run at all: so one machine can add seeds, or rows, to what another has measured.
 """
@@ -31,6 +32,7 @@ from _fingerprint import fingerprint
 from _record import RESULTS, write_result
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
+from mim_comparison import PRETRAIN
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
@@ -44,21 +46,6 @@ INITS = {"random": None, "mae": "pretrain_mae", "mde": "pretrain_mde"}
 KINDS = ("parts", "systems")
 UNSEEN_SYSTEM = "other"
 Options = tuple[object, ...]
-# On a CPU the crops are smaller, of patches of the size that the detector will see.
-PRETRAIN: dict[str, Options] = {
-    "base": (),
-    "tiny": (
-        *("MODEL.VIT.NAME", "vit_tiny_patch16_224", "MODEL.VIT.IMG_SIZE", 128, "INPUT.MIN_SIZE_TEST", 128),
-        *("INPUT.PANORAMIC_ZOOM", 2.0),
-        *("MODEL.MIM.DECODER_DIM", 128, "MODEL.MIM.DECODER_HEADS", 4, "MODEL.MIM.EMA_DECAY", 0.99),
-        *("SOLVER.IMS_PER_BATCH", 16, "SOLVER.BASE_LR", 0.0005),
-    ),
-    "smoke": (
-        *("MODEL.VIT.NAME", "test_vit", "MODEL.VIT.IMG_SIZE", 64, "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 4),
-        *("MODEL.MIM.DECODER_DIM", 16, "MODEL.MIM.DECODER_HEADS", 4, "DATALOADER.NUM_WORKERS", 0),
-        *("SOLVER.AMP.ENABLED", False),
-    ),
-}
 DETECT: dict[str, tuple[str, Options]] = {
     "base": ("configs/idd_{init}.yaml", ()),
     "tiny": ("configs/idd_tiny.yaml", ()),
@@ -197,9 +184,19 @@ def pretrainings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     for init, seed in itertools.product(args.inits, args.seeds):
         path = args.work / f"pretrain_{init}_seed{seed}" / "config.yaml"
         if path.is_file():
-            mim = yaml.safe_load(path.read_text(encoding="utf-8"))["MODEL"]["MIM"]
-            told.setdefault(init, {})[str(seed)] = {key: mim[key] for key in ("TARGET", "TARGET_LAYERS", "MASK_RATIO")}
+            cfg = yaml.safe_load(path.read_text(encoding="utf-8"))
+            told.setdefault(init, {})[str(seed)] = {
+                **{key: cfg["MODEL"]["MIM"][key] for key in ("TARGET", "TARGET_LAYERS", "MASK_RATIO")},
+                "epochs": cfg["SOLVER"]["MAX_EPOCHS"],
+                "commit": commit_of(path.parent),
+            }
     return told
+
+
+def commit_of(run: Path) -> str:
+    """The commit of a finished training, of this script or of mim_comparison.py."""
+    written = run / "commit"
+    return (written if written.exists() else run / "done").read_text(encoding="utf-8")
 
 
 def settings_of(args: argparse.Namespace, init: str) -> dict[str, Any]:

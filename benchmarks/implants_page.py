@@ -107,7 +107,8 @@ def road_sections() -> list[list[str]]:
         for seed, mim in by_seed.items():
             if mim["TARGET"] == "encoder":
                 blocks = ", ".join(str(layer + 1) for layer in mim["TARGET_LAYERS"])
-                intro.append(f"{LABELS[init]} of seed {seed} was pre-trained on targets from blocks {blocks}.")
+                length = f" for {mim['epochs']:g} epochs" if "epochs" in mim else ""
+                intro.append(f"{LABELS[init]} of seed {seed} was pre-trained on targets from blocks {blocks}{length}.")
     return [
         intro,
         init_tables(alone, parts),
