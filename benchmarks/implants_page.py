@@ -112,7 +112,7 @@ def road_sections() -> list[list[str]]:
     return [
         intro,
         init_tables(alone, parts),
-        stages_table(parts),
+        stages_table(alone, parts),
         trust_section(result, parts),
         [source(result, "implant_road")],
     ]
@@ -157,27 +157,37 @@ def picker(*keys: str) -> Callable[[dict[str, Any]], float | None]:
     return pick
 
 
-def stages_table(parts: dict[str, Runs]) -> list[str]:
+def stages_table(alone: dict[str, Runs], parts: dict[str, Runs]) -> list[str]:
     """Table 5, and the same at every IoU."""
+    stages = {"stage1": "whole-implant detections", "stage2": "assembled from parts"}
+    kinds = {"by_system": "by system", "any_system": "any system"}
+    columns = ("AP", "AP50", "AP75")
     rows = []
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    iou = np.arange(0.5, 1.0, 0.05)
     for init, runs in parts.items():
-        for stage, title in (("stage1", "whole-implant detections"), ("stage2", "assembled from parts")):
-            figures = [
-                over_seeds(runs, picker(stage, kind, key))
-                for kind in ("by_system", "any_system")
-                for key in ("AP", "AP50", "AP75")
-            ]
+        for stage, title in stages.items():
+            figures = [over_seeds(runs, picker(stage, kind, key)) for kind in kinds for key in columns]
             rows.append([LABELS[init], title, *figures, over_seeds(runs, picker(stage, "fps"))])
-            curves = np.array([run[stage]["any_system"]["AP_by_iou"] for run in runs.values()], float)
-            style = "-" if stage == "stage2" else "--"
-            axes.plot(iou, curves.mean(axis=0), style, label=f"{LABELS[init]}, {title}")
-    axes.set(xlabel="IoU threshold", ylabel="AP of implants of any system", ylim=(0, 100))
-    axes.legend(fontsize=8)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharey=True)
+    colours = {init: f"C{index}" for index, init in enumerate({**parts, **alone})}
+    for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
+        lines = [
+            (init, runs, (stage, kind), stages[stage], style)
+            for init, runs in parts.items()
+            for stage, style in (("stage1", "--"), ("stage2", "-"))
+        ]
+        if kind == "by_system":
+            lines += [(init, runs, ("implants_by_system",), "trained alone", ":") for init, runs in alone.items()]
+        for init, runs, keys, what, style in lines:
+            curves = np.array([picker(*keys, "AP_by_iou")(run) for run in runs.values()], float)
+            label = f"{LABELS[init]}, {what}"
+            axis.plot(np.arange(0.5, 1.0, 0.05), curves.mean(axis=0), style, color=colours[init], label=label)
+        axis.set(title=title, xlabel="IoU threshold", ylim=(0, 100))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("AP of implants")
+    axes[0].legend(fontsize=7)
     figure.savefig(RESULTS / "implant_road.png", dpi=120)
     plt.close(figure)
-    headers = ["init", "", *(f"{kind} {key}" for kind in ("by system", "any system") for key in ("AP", "AP50", "AP75"))]
+    headers = ["init", "", *(f"{kind} {key}" for kind in kinds.values() for key in columns)]
     return [
         "**Table 5**, implants after stage 1 (the detector's own boxes of whole implants) and after stage 2; images "
         "per second of one process. The paper has this table, but its text repeats none of the values:",
