@@ -35,7 +35,8 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         return run(cfg, args)
     except ValueError as error:
         # What our own code refuses is the user's, too; of anything else the traceback is needed.
-        if not Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(PACKAGE):
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if not (Path(last.filename).is_relative_to(PACKAGE) and (last.line or "").startswith("raise")):
             raise
         sys.exit(f"train_net.py: {error}")
 

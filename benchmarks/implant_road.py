@@ -77,6 +77,9 @@ def pretrained(args: argparse.Namespace, data: Path, init: str, seed: int) -> Op
     epochs = args.pretrain_epochs
     options = (*PRETRAIN[args.size], *of_dataset(data, "val_fold0"), *lengths(epochs, epochs / 10, 1), "SEED", seed)
     run = runs.train_net(args.work / f"pretrain_{init}_seed{seed}", f"configs/{INITS[init]}.yaml", options, "--resume")
+    found = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_EPOCHS"]
+    if found != epochs:
+        raise SystemExit(f"{run}: pre-trained for {found:g} epochs, expected --pretrain-epochs {epochs:g}")
     return ("MODEL.WEIGHTS", run / "model_final.pth")
 
 

@@ -105,7 +105,7 @@ class OutOfTimeError(Exception):
 
 
 class FailedTrainingError(Exception):
-    """train_net.py ended with an error; its last words are the message."""
+    """A training cannot be had; the message says why: the last words of train_net.py, or ours."""
 
 
 class Runs:
@@ -124,12 +124,11 @@ class Runs:
 
         Raises:
             OutOfTimeError: the deadline came first.
-            FailedTrainingError: the training failed.
-            SystemExit: the run was begun with other configs.
+            FailedTrainingError: the training failed, or was begun with other configs.
         """
         written = run / "configs.json"
         if written.exists() and read_json(written) != configs:
-            raise SystemExit(f"{run}: this training was begun with other configs; choose another --out, or remove it")
+            raise FailedTrainingError(f"{run}: begun with other configs; choose another --out, or remove it")
         if (run / "done").exists():
             return run
         remaining = self.deadline - time.monotonic()

@@ -154,7 +154,7 @@ def test_a_training_that_fails_says_why_and_keeps_no_mark(benchmark, tmp_path):
     (tmp_path / "run" / "done").write_text("abc", encoding="utf-8")
     assert runs.train(tmp_path / "run", "configs/none.yaml", (), ["1"]) == tmp_path / "run"
     assert module.origin(tmp_path / "run") == {"configs": ["1"], "commit": "abc"}
-    with pytest.raises(SystemExit, match="run: this training was begun with other configs"):
+    with pytest.raises(module.FailedTrainingError, match="run: begun with other configs"):
         runs.train(tmp_path / "run", "configs/none.yaml", (), ["2"])
 
 

@@ -1,22 +1,26 @@
 """The door, as a user runs it: train, evaluate, kill and resume, and several processes on the CPU."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, tiny_dataset, write_idd
 from detectron2.config import get_cfg
 from detectron2.utils.events import EventStorage
 
+from implantdet.assembly.geometry import iou
 from implantdet.cli import main
 from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
 from implantdet.engine.loader import seed_everything
 from implantdet.engine.trainer import Trainer
+from implantdet.structures import checked_scale
 
 TWO_EPOCHS = ("SOLVER.MAX_EPOCHS", "2.0", "SOLVER.EVAL_EPOCHS", "1.0")  # six iterations
 # Without sampling, and with as many proposals in every image, a mean over two halves of a batch is its mean.
@@ -186,6 +190,19 @@ def test_what_shows_only_when_the_training_is_built_is_told_in_one_line(idd_root
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.endswith("train_net.py: SOLVER.MAX_EPOCHS must be > 0; found -1.0\n")
+
+
+def test_only_what_our_code_refuses_comes_without_a_traceback(monkeypatch):
+    spec = importlib.util.spec_from_file_location("train_net", REPOSITORY / "train_net.py")
+    door = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(door)
+    monkeypatch.setattr(door, "setup", lambda args: None)
+    monkeypatch.setattr(door, "run", lambda cfg, args: checked_scale(-1))
+    with pytest.raises(SystemExit, match=r"^train_net\.py: mm_per_pixel: found -1, expected"):
+        door.main(None)
+    monkeypatch.setattr(door, "run", lambda cfg, args: iou(np.ones((2, 4)), np.ones((3, 4))))
+    with pytest.raises(ValueError, match="broadcast"):  # a bug of ours
+        door.main(None)
 
 
 def test_parts_are_trained_assembled_and_predicted(tmp_path, capsys):

@@ -99,8 +99,6 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         lines: Sequence[ProductLine] | None = None,
         taxonomy: Taxonomy | None = None,
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(f"ASSEMBLY.METHOD: found {method!r}, expected one of {', '.join(METHODS)}")
         self.thing_classes = tuple(thing_classes)
         self.method = method
         self.miss_rate = miss_rate
@@ -111,12 +109,9 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         self.min_score = min_score
         self.score_quantile = score_quantile
         self.coverage = coverage
-        self._check_ranges()
         self.lines = tuple(default_lines() if lines is None else lines)
         self.taxonomy = taxonomy or default_taxonomy()
-        self.longest = max((length for line in self.lines for length in line.lengths), default=math.inf)
-        self.meanings = meanings(thing_classes, self.taxonomy)
-        self.num_slots = len({meaning.slot for meaning in self.meanings if meaning is not None})
+        self._derive()
         self.state_: state.AssemblerState | None = None
         self._known_images: list[list[KnownImplant]] = []
 
@@ -148,8 +143,8 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         """
         images = [known_implants(record, self.meanings) for record in dataset_dicts]
         known = [implant for image in images for implant in image]
-        self._known_images = images
         model, regressions = fit_geometry(images, self.box_noise)
+        self._known_images = images
         declared = build_table(self.lines, self.taxonomy, {})
         self.state_ = state.AssemblerState(
             model=model,
@@ -245,6 +240,29 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         self._known_images = []
         self._prepare()
         return self
+
+    def set_params(self, **params: Any) -> PartAssembler:
+        """Change parameters of the constructor. What was learned stays, unless it was of other classes.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        super().set_params(**params)
+        self._derive()
+        if "thing_classes" in params:
+            self.state_ = None
+        elif self.state_ is not None:
+            self._prepare()
+        return self
+
+    def _derive(self) -> None:
+        """Check the parameters, and note what follows from them."""
+        if self.method not in METHODS:
+            raise ValueError(f"ASSEMBLY.METHOD: found {self.method!r}, expected one of {', '.join(METHODS)}")
+        self._check_ranges()
+        self.longest = max((length for line in self.lines for length in line.lengths), default=math.inf)
+        self.meanings = meanings(self.thing_classes, self.taxonomy)
+        self.num_slots = len({meaning.slot for meaning in self.meanings if meaning is not None})
 
     def __sklearn_is_fitted__(self) -> bool:
         return self.state_ is not None

@@ -73,8 +73,10 @@ class SecondStage(HookBase):
     def _report(self) -> None:
         assert self._assembler is not None, "after_train() has looked"
         test = f"{self._cfg.DATASETS.NAME}_test"
-        if test in self._cfg.DATASETS.TEST or not DatasetCatalog.get(test):
-            logger.warning("%s is empty, or the assembler was calibrated on it: no implants are reported.", test)
+        if test in self._cfg.DATASETS.TEST or test not in DatasetCatalog or not DatasetCatalog.get(test):
+            logger.warning(
+                "%s is empty or not registered, or the assembler was calibrated on it: no implants are reported.", test
+            )
             return
         cfg = self._cfg.clone()
         cfg.defrost()

@@ -49,7 +49,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     # A folder of images needs no dataset, and others' datasets need none of ours; where there is one, its test images
     # must be known to be left out.
     names = (*(() if trains_on_folder(cfg) else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST)
-    if (Path(cfg.DATASETS.ROOT) / FOLDS).is_file() or any(name not in DatasetCatalog for name in names):
+    theirs = [name in DatasetCatalog and "idd_root" not in MetadataCatalog.get(name).as_dict() for name in names]
+    if (Path(cfg.DATASETS.ROOT) / FOLDS).is_file() or not all(theirs):
         register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
     check_names(cfg)
     check_part_head(cfg)

@@ -115,7 +115,9 @@ class FeatureEvaluator(DatasetEvaluator):
         results = probe(samples)
         if not results:
             logger.warning(
-                "%s: no task has two labels in %d groups each; features are not probed", self._dataset_name, _NUM_SPLITS
+                "%s: no task has two labels in %d groups each, and %d boxes outside of any part of the groups; "
+                "features are not probed",
+                *(self._dataset_name, _NUM_SPLITS, _NUM_NEIGHBOURS),
             )
             return {}
         self._output_dir.mkdir(parents=True, exist_ok=True)

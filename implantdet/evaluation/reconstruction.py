@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ("original", "masked", "reconstruction")
 _GREY = 127.5  # what is shown in place of a hidden patch
+_FLAT = 20 * math.log10(255)  # dB: an error of one grey level
 
 
 class ReconstructionEvaluator(DatasetEvaluator):
@@ -36,7 +37,8 @@ class ReconstructionEvaluator(DatasetEvaluator):
     A model that predicts no pixels gets a decoder for the eye: ridge regression from its targets to standardised
     pixels. It is fitted on every second image and applied to the predictions for the others, and the other way round.
     Mean and deviation of a standardised patch are taken from the original, as in MAE's figures. What these alone give
-    is the PSNR of flat patches, each of its true mean: that a model sees anything shows above it.
+    is the PSNR of flat patches, each of its true mean: that a model sees anything shows above it. Images whose hidden
+    patches are flat themselves, to less than a grey level, are drawn, but not measured.
 
     ``evaluate`` writes ``reconstruction.png`` and ``reconstruction.json``, and keeps the drawn images (grey levels) in
     ``columns_``.
@@ -90,21 +92,19 @@ class ReconstructionEvaluator(DatasetEvaluator):
         predicted = predict_pixels(outputs)
         hidden = [output["pixels"][output["hidden"]] for output in outputs]
         flat = [pixels.mean(dim=-1, keepdim=True).expand_as(pixels) for pixels in hidden]
-        results = {name: self._psnr(found, hidden) for name, found in (("PSNR", predicted), ("PSNR_flat", flat))}
+        ratios = [
+            [psnr(self._levels(patches), self._levels(truth)) for patches in pair]
+            for *pair, truth in zip(predicted, flat, hidden, strict=True)
+        ]
+        measured = [pair for pair in ratios if pair[1] < _FLAT]
+        results = dict(zip(("PSNR", "PSNR_flat"), np.mean(measured, axis=0).tolist(), strict=True)) if measured else {}
         drawn = [self._draw(*pair) for pair in zip(outputs[: self._num_drawn], predicted, strict=False)]
         self.columns_ = {name: [images[index] for images in drawn] for index, name in enumerate(_COLUMNS)}
         self._output_dir.mkdir(parents=True, exist_ok=True)
         save_figure(self._output_dir / "reconstruction.png", self.columns_)
         write_json(self._output_dir / "reconstruction.json", {"num_images": len(outputs), "reconstruction": results})
-        logger.info(
-            "PSNR on hidden patches of %d images: %.2f dB; of flat ones: %.2f dB", len(outputs), *results.values()
-        )
+        logger.info("Hidden patches of %d images, in dB: %s", len(measured), results)
         return {"reconstruction": results}
-
-    def _psnr(self, found: Sequence[Tensor], hidden: Sequence[Tensor]) -> float:
-        """Mean over the images, of normalised patches."""
-        pairs = zip(found, hidden, strict=True)
-        return float(np.mean([psnr(self._levels(patches), self._levels(truth)) for patches, truth in pairs]))
 
     def _levels(self, patches: Tensor) -> Tensor:
         """Grey levels of normalised patches (…, P)."""

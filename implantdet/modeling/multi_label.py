@@ -149,7 +149,7 @@ def not_assessable(
         is_one[is_implant][:, ~is_implant],
         pairwise_ioa(implants, parts) >= _INSIDE,
     )
-    is_nameless = ~is_part_of.any(dim=0)
+    is_nameless = ~is_part_of.any(dim=0) & part_third[~is_implant].any(dim=1)
     may_be_whole = (pairwise_ioa(proposals, parts[is_nameless]) >= _INSIDE).any(dim=1) & ~positive.any(dim=1)  # (R,)
     shown = is_part_of.float() @ part_third[~is_implant]  # (implants, T)
     inside = (pairwise_ioa(implants, proposals) >= _INSIDE).float()  # (implants, R)

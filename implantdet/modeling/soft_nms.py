@@ -6,6 +6,8 @@ import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 
+MOST = 5000  # detections of a category; those of many versions of an image, at a low threshold, would fill the memory
+
 
 def soft_nms(instances: Instances, sigma: float, score_thresh: float, topk: int) -> Instances:
     """Lower the score of each detection by its overlap with better ones of its category; the Gaussian form.
@@ -14,15 +16,18 @@ def soft_nms(instances: Instances, sigma: float, score_thresh: float, topk: int)
         instances: detections of one image with ``pred_boxes``, ``scores`` and ``pred_classes``.
         sigma: width of the Gaussian, > 0; a score is multiplied by exp(−IoU² / sigma).
         score_thresh: what falls to this score or below is dropped.
-        topk: number of detections to keep; < 0 keeps all.
+        topk: number of detections to keep; < 0 keeps all. Of a category, the best ``MOST`` are looked at.
 
     Returns:
         Detections with their new scores, best first.
     """
     scores = instances.scores.clone()
+    order = scores.argsort(descending=True, stable=True)
     # A table of pairs for each category alone: one of all detections would grow with the square of their number.
     for category in instances.pred_classes.unique():
-        same = (instances.pred_classes == category).nonzero().flatten()
+        same = order[instances.pred_classes[order] == category]
+        scores[same[MOST:]] = 0.0
+        same = same[:MOST]
         scores[same] = _decayed(instances.pred_boxes[same], scores[same], sigma, score_thresh)
     order = scores.argsort(descending=True, stable=True)
     kept = order[scores[order] > score_thresh][: topk if topk >= 0 else None]

@@ -293,7 +293,12 @@ def test_it_is_an_estimator():
     check_is_fitted(assembler)
     with pytest.raises(NotFittedError):
         check_is_fitted(copied)
-    assert assembler.set_params(method="exact").method == "exact"
+    for wrong in ({"method": "bogus"}, {"coverage": 7.0}):
+        with pytest.raises(ValueError, match="ASSEMBLY"):
+            clone(assembler).set_params(**wrong)
+    assembler.set_params(method="exact", lines=LINES[:1])
+    assert assembler.longest == max(LINES[0].lengths) and assembler.ranker_.table.titles[0] == LINES[0].title
+    assert assembler.set_params(thing_classes=CLASSES[:3]).state_ is None and len(assembler.meanings) == 3
 
 
 def test_a_new_product_line_needs_no_new_training(tmp_path):

@@ -145,6 +145,7 @@ def test_the_solver_may_give_up(monkeypatch, caplog):
     monkeypatch.setattr(module, "STATES", 0)
     monkeypatch.setattr(module, "milp", lambda *_, **__: SimpleNamespace(x=None, status=1))
     for seed in range(5):
+        caplog.clear()
         members, costs, alone = problem(seed)
         total(members, costs, alone, partition(Candidates(members, costs), alone))
         assert "The solver stopped after 50 nodes" in caplog.text

@@ -129,6 +129,17 @@ def test_the_model_that_is_given_is_calibrated_and_reported(cfg):
     assert implants["stage2"]["any_system"]["AP50"] == pytest.approx(100)
 
 
+def test_without_a_test_set_of_that_name_no_implants_are_reported(cfg, caplog):
+    """As with a dataset that another project has registered."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.NAME = "theirs"
+    hook = SecondStage(cfg, Oracle())
+    hook.before_train()
+    hook._report()
+    assert "theirs_test is empty or not registered" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import yaml
 from conftest import REPOSITORY, tiny_dataset, write_idd
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from implantdet.data.problems import DataError
 from implantdet.data.unlabelled import unlabelled_dicts
@@ -151,12 +152,18 @@ def test_a_folder_of_images_does_not_stand_for_test_sets_or_for_labels(idd_root,
 
 def test_a_dataset_that_detectron2_knows_needs_none_of_ours(idd_root, tmp_path):
     """It is registered elsewhere: by Detectron2 itself, or by the project that imports this one."""
-    setup(arguments(idd_root, tmp_path))
-    ours = dict(zip(*[iter(tiny_dataset(idd_root))] * 2, strict=True))["DATASETS.NAME"]
-    theirs = f"{ours}_train_fold0"
-    options = ("DATASETS.ROOT", str(tmp_path / "nowhere"), "DATASETS.TRAIN", f"('{theirs}',)", "DATASETS.TEST", "()")
-    cfg = setup(arguments(tmp_path / "nowhere", tmp_path / "out", *options))
-    assert list(cfg.DATASETS.TRAIN) == [theirs] and cfg.MODEL.ROI_HEADS.NUM_CLASSES == 5
+    record = {"file_name": "a.png", "image_id": 0, "height": 9, "width": 9, "annotations": []}
+    DatasetCatalog.register("theirs", lambda: [record])
+    MetadataCatalog.get("theirs").set(thing_classes=["caries", "crown"])
+    options = ("DATASETS.TRAIN", "('theirs',)", "DATASETS.TEST", "()")
+    try:
+        assert setup(arguments(tmp_path / "nowhere", tmp_path, *options)).MODEL.ROI_HEADS.NUM_CLASSES == 2
+        setup(arguments(idd_root, tmp_path))  # registers ours
+        with pytest.raises(DataError, match="nowhere"):  # which stay those of their folder
+            setup(arguments(tmp_path / "nowhere", tmp_path, *tiny_dataset(idd_root)[2:]))
+    finally:
+        DatasetCatalog.remove("theirs")
+        MetadataCatalog.remove("theirs")
 
 
 def test_a_missing_dataset_says_how_to_get_one(tmp_path):

@@ -55,6 +55,18 @@ def test_evaluator_measures_hidden_patches_only(tmp_path):
     assert not list((tmp_path / "out").glob(".*"))  # no temporary file is left
 
 
+def test_an_image_of_one_grey_level_is_not_measured(tmp_path):
+    blank = output_of(0, error=0.1)
+    blank["pixels"] = torch.zeros_like(blank["pixels"])
+    results = []
+    for outputs in ([output_of(1, error=0.1)], [output_of(1, error=0.1), blank], [blank]):
+        evaluator = ReconstructionEvaluator(tmp_path, MEAN, STD, num_drawn=2)
+        evaluator.reset()
+        evaluator.process([{}] * len(outputs), outputs)
+        results.append(evaluator.evaluate()["reconstruction"])
+    assert results[0] == results[1] and results[2] == {}
+
+
 def test_columns_show_what_they_say(tmp_path):
     evaluator = ReconstructionEvaluator(tmp_path, MEAN, STD, num_drawn=1)
     evaluator.reset()

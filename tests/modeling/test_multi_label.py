@@ -197,6 +197,11 @@ def test_an_implant_that_nobody_named_is_no_negative_of_any_system():
         assert [weights[row, ITI].item() for row in range(4)] == [0, 1, 1, 1]
 
 
+def test_a_plain_class_is_no_part_of_a_nameless_implant():
+    _, weights = targets_of([[90.0, 0.0, 130.0, 40.0]], [(ITI, IMPLANT), (CARIES, [100.0, 0.0, 120.0, 20.0])])
+    assert weights.all()
+
+
 @pytest.mark.parametrize("num_proposals", [0, 2])
 def test_an_image_without_annotations_is_all_negative(num_proposals):
     targets, weights = targets_of([MIDDLE] * num_proposals, [])

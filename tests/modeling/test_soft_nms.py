@@ -3,6 +3,7 @@ import math
 import pytest
 from detections_in_a_row import detections
 
+from implantdet.modeling import soft_nms as soft_nms_module
 from implantdet.modeling.soft_nms import soft_nms
 
 
@@ -31,3 +32,9 @@ def test_threshold_and_number():
 
 def test_no_detections():
     assert len(soft_nms(detections(), 0.5, 0.05, 100)) == 0
+
+
+def test_of_a_category_the_best_are_looked_at(monkeypatch):
+    monkeypatch.setattr(soft_nms_module, "MOST", 2)
+    rows = [(0, 10, 0.2, 0), (20, 30, 0.9, 0), (40, 50, 0.5, 0), (60, 70, 0.1, 1)]
+    assert soft_nms(detections(*rows), 0.5, 0.0, -1).scores.tolist() == pytest.approx([0.9, 0.5, 0.1])
