@@ -11,7 +11,6 @@ of them, beside what there is without it. What is finished in RUN is not done ag
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -21,13 +20,9 @@ from typing import Any
 import head_runs as runs
 from _record import write_result
 from best_detector import by_modality
-from detectron2.config import get_cfg
 from head_curve import subset
 
-from implantdet.config import add_implantdet_config
-from implantdet.data.register import register_idd
-from implantdet.engine.checkpoint import Checkpointer
-from implantdet.engine.trainer import Trainer
+from implantdet.data.idd import write_json
 from implantdet.evaluation.coco_evaluator import without_nan
 
 Options = tuple[object, ...]
@@ -49,24 +44,6 @@ AUGMENTED: dict[str, Options] = {
 }
 
 
-def found_with(run: Path, data: Path, out: Path, options: Options) -> tuple[list[dict[str, Any]], float]:
-    """Detections on the validation images of a dataset folder, and how many seconds an image took."""
-    if not (out / "seconds.json").exists():
-        cfg = get_cfg()
-        add_implantdet_config(cfg)
-        cfg.merge_from_file(str(run / "config.yaml"))
-        cfg.merge_from_list([*BARE, *options])
-        cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (runs.dataset_name(data, "val_fold0"),), str(out)
-        register_idd(data, data.name)
-        model = Trainer.build_model(cfg)
-        Checkpointer(model).load(str(run / "model_final.pth"))
-        start = time.perf_counter()
-        Trainer.test(cfg, Trainer.build_detector(cfg, model))
-        seconds = (time.perf_counter() - start) / len(runs.ground_truth(data, "val_fold0")["images"])
-        (out / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
-    return runs.detections(out), json.loads((out / "seconds.json").read_text(encoding="utf-8"))
-
-
 def measure(run: Path, data: Path, num_images: int, num_slow: int, last: Options = ()) -> dict[str, Any]:
     """Metrics after every step; ``last`` are options of all of them."""
     told: dict[str, Any] = {}
@@ -80,23 +57,25 @@ def measure(run: Path, data: Path, num_images: int, num_slow: int, last: Options
         told[group] = {"num_images": len(truth["images"]), "by_step": {}}
         for index, (step, added) in enumerate(steps.items()):
             options = (*options, *added)
-            found, seconds = found_with(run, folder, run / f"{group}_{number}" / str(index), options)
+            name = f"{group}_{number}/{index}"
+            start = time.perf_counter()
+            found = runs.detect(run, folder, "val_fold0", (*BARE, *options), name)
+            taken = run / name / "seconds.json"
+            if not taken.exists():
+                write_json(taken, (time.perf_counter() - start) / len(truth["images"]))
             told[group]["by_step"][step] = {
                 "all": without_nan(runs.metrics(truth, found)),
                 **by_modality(folder, truth, found),
-                "seconds_per_image": seconds,
+                "seconds_per_image": json.loads(taken.read_text(encoding="utf-8")),
             }
     return told
 
 
 def main() -> None:
     """Evaluate what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, nargs="?", help="OUTPUT_DIR of the detector")
-    parser.add_argument("data", type=Path, nargs="?", help="dataset folder")
+    parser = runs.parser_of_run(__doc__)
     parser.add_argument("--images", type=int, default=600, help="validation images, for all steps but the slow ones")
     parser.add_argument("--slow-images", type=int, default=100, help="validation images for test-time augmentation")
-    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
     args = parser.parse_args()
     if args.smoke:
         with tempfile.TemporaryDirectory() as folder:

@@ -12,21 +12,15 @@ not done again.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import head_runs as runs
 from _record import write_result
-from detectron2.config import get_cfg
 from head_curve import subset
 
-from implantdet.config import add_implantdet_config
 from implantdet.data.idd import load_folds, load_idd
-from implantdet.data.register import register_idd
-from implantdet.engine.checkpoint import Checkpointer
-from implantdet.engine.trainer import Trainer
 
 KINDS = ("periapical", "panoramic")
 CONFIG = "configs/idd_tiny.yaml"
@@ -39,20 +33,20 @@ ALL_SCALES = (
 
 def found_at(run: Path, data: Path, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     """Detections on the test images of a dataset folder, at one size or united over several."""
-    cfg = get_cfg()
-    add_implantdet_config(cfg)
-    cfg.merge_from_file(str(run / "config.yaml"))
-    out = run / f"{data.name}_{'_'.join(map(str, sizes))}"
-    cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (runs.dataset_name(data, "test"),), str(out)
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.PANORAMIC_ZOOM = sizes[0], 1.0
-    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES = len(sizes) > 1, sizes
-    cfg.TEST.AUG.FLIP = cfg.TEST.AUG.ROT90 = False
-    if not (out / "coco_instances_results.json").exists():
-        register_idd(data, data.name)
-        model = Trainer.build_model(cfg)
-        Checkpointer(model, ema=model).load(str(run / "model_final.pth"))
-        Trainer.test(cfg, Trainer.build_detector(cfg, model))
-    return runs.detections(out)
+    options = (
+        *("INPUT.MIN_SIZE_TEST", sizes[0], "INPUT.PANORAMIC_ZOOM", 1.0),
+        *(
+            "TEST.AUG.ENABLED",
+            len(sizes) > 1,
+            "TEST.AUG.MIN_SIZES",
+            sizes,
+            "TEST.AUG.FLIP",
+            False,
+            "TEST.AUG.ROT90",
+            False,
+        ),
+    )
+    return runs.detect(run, data, "test", options, f"{data.name}_{'_'.join(map(str, sizes))}")
 
 
 def measure(run: Path, data: Path, work: Path, num_images: int, sizes: tuple[int, ...]) -> dict[str, Any]:
@@ -92,13 +86,10 @@ def trained_on(run: Path, data: Path, passes: int, config: str = CONFIG, options
 
 def main() -> None:
     """Evaluate what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, nargs="?", help="OUTPUT_DIR of the detector")
-    parser.add_argument("data", type=Path, nargs="?", help="dataset folder")
+    parser = runs.parser_of_run(__doc__)
     parser.add_argument("--images", type=int, default=132, help="of each kind, at most")
     parser.add_argument("--sizes", type=int, nargs="+", default=[368, 736])
     parser.add_argument("--passes", type=int, default=8000, help="crops of the training on all scales; 0: none")
-    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
     args = parser.parse_args()
     if args.smoke:
         with tempfile.TemporaryDirectory() as folder:

@@ -58,6 +58,15 @@ def parser_of(doc: str | None, name: str, images: int) -> argparse.ArgumentParse
     return parser
 
 
+def parser_of_run(doc: str | None) -> argparse.ArgumentParser:
+    """A parser of what evaluations of a trained detector have in common."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, nargs="?", help="OUTPUT_DIR of the detector")
+    parser.add_argument("data", type=Path, nargs="?", help="dataset folder")
+    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
+    return parser
+
+
 def report(
     name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]], **smoke: Any
 ) -> None:
@@ -118,21 +127,32 @@ def train(run: Path, data: Path, options: Iterable[object], config: str = CONFIG
     return train_net(run, config, (*dataset, *options), "--resume", script=script)
 
 
-def detect(run: Path, data: Path, part: str) -> list[dict[str, Any]]:
-    """What a trained model finds in a part (``val_fold0``, ``test``) of a dataset folder, in COCO's results format."""
-    found = run / part / "coco_instances_results.json"
+def detect(
+    run: Path, data: Path, part: str, options: Sequence[object] = (), name: str | None = None
+) -> list[dict[str, Any]]:
+    """What a trained model finds in a part of a dataset folder, in COCO's results format.
+
+    Args:
+        run: OUTPUT_DIR of the training.
+        data: dataset folder.
+        part: ``val_fold0`` or ``test``.
+        options: KEY, VALUE, … on top of the training's config.
+        name: folder in ``run`` that keeps what was found; None: that of the part.
+    """
+    out = run / (name or part)
     with _DETECTING:
-        if found.exists():
-            return detections(found.parent)
+        if (out / "coco_instances_results.json").exists():
+            return detections(out)
         cfg = get_cfg()
         add_implantdet_config(cfg)
         cfg.merge_from_file(str(run / "config.yaml"))
-        cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (dataset_name(data, part),), str(run / part)
+        cfg.merge_from_list(list(options))
+        cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (dataset_name(data, part),), str(out)
         register_idd(data, data.name)
         model = Trainer.build_model(cfg)
         Checkpointer(model).load(str(run / "model_final.pth"))
         Trainer.test(cfg, Trainer.build_detector(cfg, model))
-    return detections(found.parent)
+    return detections(out)
 
 
 def in_parallel(jobs: int, tasks: Sequence[Callable[[], Path]]) -> list[Path]:

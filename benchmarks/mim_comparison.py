@@ -27,8 +27,6 @@ import itertools
 import json
 import math
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -38,11 +36,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from _fingerprint import fingerprint
 from _paired import paired_difference
-from _record import RESULTS, git, write_result
+from _record import RESULTS, write_result
+from _resumed import FailedTrainingError, OutOfTimeError, Runs, origin, read_json
 
 from implantdet.data.idd import load_folds, load_idd, write_json
 
-ROOT = Path(__file__).parents[1]
 # Config of the pre-training, and what differs from it.
 INITS: dict[str, tuple[str, tuple[object, ...]]] = {
     "random": ("pretrain_mae", ()),
@@ -98,60 +96,6 @@ class Variant(NamedTuple):
 
 
 RunKey = tuple[str, str, int, int, float]  # dataset, init, fold, seed, share of labels (0: probes)
-
-
-class OutOfTimeError(Exception):
-    """--minutes are over."""
-
-
-class FailedTrainingError(Exception):
-    """A training cannot be had; the message says why: the last words of train_net.py, or ours."""
-
-
-class Runs:
-    """Runs train_net.py in folders of their own, each to its end once.
-
-    There, ``configs.json`` holds the fingerprints of the configs behind the run, and ``done`` the commit that it ended
-    at.
-    """
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.commit = git("rev-parse", "HEAD")
-
-    def train(self, run: Path, config: str, options: tuple[object, ...], configs: list[str]) -> Path:
-        """Train unless it is done; an interrupted training is resumed.
-
-        Raises:
-            OutOfTimeError: the deadline came first.
-            FailedTrainingError: the training failed, or was begun with other configs.
-        """
-        written = run / "configs.json"
-        if written.exists() and read_json(written) != configs:
-            raise FailedTrainingError(f"{run}: begun with other configs; choose another --out, or remove it")
-        if (run / "done").exists():
-            return run
-        remaining = self.deadline - time.monotonic()
-        if remaining < 30:
-            raise OutOfTimeError
-        run.mkdir(parents=True, exist_ok=True)
-        if not (run / "last_checkpoint").exists():  # what an earlier version of this script began may be of any config
-            write_json(written, configs)
-        print(f"training {run}", flush=True)
-        command = [sys.executable, "train_net.py", "--config-file", config, "--resume", "OUTPUT_DIR", run, *options]
-        with (run / "console.txt").open("a", encoding="utf-8") as console:
-            try:
-                subprocess.run(
-                    [str(part) for part in command],
-                    cwd=ROOT, check=True, stdout=console, stderr=subprocess.STDOUT, timeout=min(remaining, 1e8),
-                )  # fmt: skip
-            except subprocess.TimeoutExpired as error:
-                raise OutOfTimeError from error
-            except subprocess.CalledProcessError as error:
-                words = (run / "console.txt").read_text(encoding="utf-8").split("\n")
-                raise FailedTrainingError(next((line for line in reversed(words) if line), str(error))) from error
-        (run / "done").write_text(self.commit, encoding="utf-8")
-        return run
 
 
 def dataset_options(data: Path, fold: int) -> tuple[object, ...]:
@@ -263,21 +207,9 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
         )
 
 
-def origin(run: Path) -> dict[str, Any]:
-    """The commit of a finished training, and its configs if they are known."""
-    configs = run / "configs.json"
-    known = {"configs": read_json(configs)} if configs.exists() else {}
-    return known | {"commit": (run / "done").read_text(encoding="utf-8")}
-
-
 def has_parts(data: Path) -> bool:
     """Whether a dataset folder has categories of design parts; they are named <third>.<axis>.<value>."""
     return any(category["name"].count(".") == 2 for category in load_idd(data)["categories"])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; nothing if it is not there: a dataset may have too few labels to probe."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def detection_metrics(bbox: dict[str, Any]) -> dict[str, float]:

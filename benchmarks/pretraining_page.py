@@ -65,7 +65,7 @@ SIZES = {
 CAVEATS = {
     "mim_opg": "The classes are findings on teeth, not implants.",
     "mim_phantom6000": "The detector's config was chosen by trainings that started from MDE's weights of seed 0 and "
-    "were scored on these validation images, of which MDE's fine-tuning of seed 0 is one: that favours MDE.",
+    "were scored on these validation images; MDE's fine-tuning of seed 0 is one of these trainings. That favours MDE.",
 }
 
 

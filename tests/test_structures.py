@@ -1,10 +1,11 @@
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
 
-from implantdet.structures import Assembly, Implant, Part, Reading
+from implantdet.structures import Assembly, Implant, Part, Reading, checked_scale
 
 BOX = (10.0, 20.0, 30.0, 50.0)
 
@@ -97,3 +98,11 @@ def test_implants_share_no_detection():
 def test_structures_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         implant(part()).score = np.nan
+
+
+@pytest.mark.parametrize(
+    "scale", [math.nan, math.inf, 0, -0.1, "0.1", True, [0.1, 0.1], [[1], [2, 3]], [[1, 2], [2, 4]], [[1, 0]]]
+)
+def test_a_scale_that_is_none_is_refused(scale):
+    with pytest.raises(ValueError, match=f"mm_per_pixel: found {re.escape(repr(scale))}, expected a number above 0"):
+        checked_scale(scale)

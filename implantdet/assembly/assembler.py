@@ -247,7 +247,8 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         Raises:
             ValueError: as the constructor.
         """
-        super().set_params(**params)
+        defaults = {"lines": default_lines, "taxonomy": default_taxonomy}
+        super().set_params(**{k: defaults[k]() if k in defaults and v is None else v for k, v in params.items()})
         self._derive()
         if "thing_classes" in params:
             self.state_ = None

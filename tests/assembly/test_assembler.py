@@ -298,6 +298,7 @@ def test_it_is_an_estimator():
             clone(assembler).set_params(**wrong)
     assembler.set_params(method="exact", lines=LINES[:1])
     assert assembler.longest == max(LINES[0].lengths) and assembler.ranker_.table.titles[0] == LINES[0].title
+    assert assembler.set_params(lines=None, taxonomy=None).longest > assembler.set_params(lines=LINES[:1]).longest
     assert assembler.set_params(thing_classes=CLASSES[:3]).state_ is None and len(assembler.meanings) == 3
 
 
@@ -334,14 +335,6 @@ def test_the_config_reaches_the_assembler():
     cfg.ASSEMBLY.update(others)
     changed = PartAssembler(cfg, CLASSES)
     assert {key: getattr(changed, key.lower()) for key in others} == others
-
-
-@pytest.mark.parametrize(
-    "scale", [float("nan"), 0, -0.1, "0.1", [0.1, 0.1], [[1, 2], [2, 4]], [[1, 0], [0, float("inf")]]]
-)
-def test_a_scale_that_is_none_is_refused(scale):
-    with pytest.raises(ValueError, match=f"mm_per_pixel: found {re.escape(repr(scale))}, expected a number above 0"):
-        fitted().assemble(make_instances([], [], []), scale)
 
 
 @pytest.mark.parametrize("scale", [np.float32(0.1), torch.tensor(0.1), [[0.1, 0], [0, 0.1]], 0.1 * np.eye(2)])
