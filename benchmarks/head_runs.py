@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
@@ -269,15 +269,18 @@ def _shares(found: Counter[str], answered: Counter[str], right: Counter[str]) ->
 
 
 def compared(
-    trainings: dict[tuple[str, int], Callable[[], Path]], data: Path, part: str, with_first: bool = False
+    trainings: dict[tuple[str, int], Callable[[], Path]],
+    data: Path,
+    part: str,
+    base_of: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """What is found in a part of a dataset folder, by setting and seed, with the difference to the setting before.
+    """What is found in a part of a dataset folder, by setting and seed, with the difference to another setting.
 
     Args:
         trainings: by setting and seed, each with a result as of ``train``.
         data: dataset folder.
         part: as of ``detect``.
-        with_first: differences to the first setting instead.
+        base_of: by setting, the one that its difference is to; None: the setting before.
     """
     truth = ground_truth(data, part)
     table: dict[str, dict[str, Any]] = {}
@@ -286,8 +289,12 @@ def compared(
         row = table.setdefault(name, {"by_seed": {}, "axes": {}})
         row["by_seed"][seed] = metrics(truth, found)
         row["axes"][seed] = axis_accuracy(truth, found)
-    rows = list(table.values())
-    for before, after in zip([rows[0]] * len(rows) if with_first else rows, rows[1:], strict=False):
+    if base_of is None:
+        names = list(table)
+        base_of = dict(zip(names[1:], names, strict=False))
+    for name, base in base_of.items():
+        after, before = table[name], table[base]
+        after["base"] = base
         after["difference"] = paired_differences(after["by_seed"], before["by_seed"])
         after["axes_difference"] = paired_differences(*(_accuracies(row["axes"]) for row in (after, before)))
     for row in table.values():

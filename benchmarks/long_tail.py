@@ -48,6 +48,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, heads in HEADS.items()
     }
     runs.in_parallel(arguments.jobs, list(trainings.values()))
+    first, *others = HEADS
     return {
         "config": CONFIG,
         "num_images": arguments.images,
@@ -55,7 +56,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "image_passes": arguments.passes,
         "seeds": arguments.seeds,
         "options": arguments.options,
-        "losses": runs.compared(trainings, data, "val_fold0", with_first=True),
+        "losses": runs.compared(trainings, data, "val_fold0", dict.fromkeys(others, first)),
     }
 
 
