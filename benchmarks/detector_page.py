@@ -59,22 +59,26 @@ def axis_cell(setting: dict[str, Any], axis: str) -> str:
 
 
 def ablation_section() -> list[str]:
-    """One ingredient after the other."""
+    """One ingredient after the other, and some of them alone."""
     result = read("head_ablation")
     settings = result["settings"]
-    differences = ["", "metric", "difference", "95 % interval"]
+    bases = {name: setting["base"] for name, setting in settings.items() if "base" in setting}
     return [
         "## What each ingredient is worth",
-        f"Phantom of preset idd, {result['num_images']} radiographs. All start from a detector of whole implants alone "
-        f"({result['start_epochs']:g} epochs), are trained for {result['epochs']:g} epochs on fold 0 and evaluated on "
-        f"its validation part; seeds {', '.join(map(str, result['seeds']))}. Every row adds to the one above. Last "
-        "column: axes read rightly on thirds that were found, percent, mean over the axes. So short a training shows "
-        "what helps soon, not where a long one ends. **The config is another since**: anchors, levels, cascade, "
-        "crops, and how pasted implants are placed.",
+        f"Phantom of preset idd, {result['num_images']} radiographs; [`{result['config']}`](../{result['config']}) "
+        f"without cascade, sampling, box voting and objectness in the scores. All start from one detector of whole "
+        f"implants alone ({result['start_passes']} crops), are trained with {result['image_passes']} crops of fold 0 "
+        f"and evaluated on {result['num_val']} images of its validation part; seeds "
+        f"{', '.join(map(str, result['seeds']))}. Every row with a + adds to the one above. Last column: axes read "
+        "rightly on thirds that were found, percent, mean over the axes. So short a training shows what helps soon, "
+        "not where a long one ends.",
         table(metric_rows(settings), ["", *METRICS.values(), "axes"]),
-        "Differences to the row above, paired over the seeds, with 95 % intervals (Student's t):",
-        table(difference_rows(settings), differences),
-        "Axes read rightly on thirds that were found, percent:",
+        "Differences, paired over the seeds, with 95 % intervals (Student's t):",
+        table(
+            [[row[0], bases[row[0]], *row[1:]] for row in difference_rows(settings)],
+            ["", "against", "metric", "difference", "95 % interval"],
+        ),
+        "Axes read rightly on thirds that were found, percent, with the intervals of the same differences:",
         table(axis_rows(settings), ["axis", *settings]),
         source(result, "head_ablation"),
     ]

@@ -69,9 +69,10 @@ PRETRAIN = {
         *("SOLVER.IMS_PER_BATCH", 4, "SOLVER.AMP.ENABLED", False, "DATALOADER.NUM_WORKERS", 0, *_SMALL_DECODER),
     ),
 }
-# Every side's lower blocks learn more slowly: on the phantom that was better for random weights, too. In float32,
-# because not every CPU has instructions for bfloat16: so machines can share a comparison.
-_TINY = ("DATALOADER.NUM_WORKERS", 1, "SOLVER.AMP.ENABLED", False, "SOLVER.LAYER_DECAY", 0.75)
+# In float32, because not every CPU has instructions for bfloat16: so machines can share a comparison.
+_TINY = ("DATALOADER.NUM_WORKERS", 1, "SOLVER.AMP.ENABLED", False)
+# Every side's lower blocks learn more slowly, here as in idd_tiny: on the phantom that was better for random weights too.
+_DECAY = ("SOLVER.LAYER_DECAY", 0.75)
 _PARTS = (
     *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
     *("TEST.DETECTIONS_PER_IMAGE", 300),
@@ -79,7 +80,7 @@ _PARTS = (
 # For datasets of findings, and of design parts: several of them on one box.
 FINETUNE: dict[str, dict[bool, tuple[str, tuple[object, ...]]]] = {
     "base": {False: ("configs/Base-ViT-SFP.yaml", ()), True: ("configs/idd_random.yaml", ())},
-    "tiny": {False: ("configs/opg_vit_tiny.yaml", _TINY), True: ("configs/idd_tiny.yaml", _TINY)},
+    "tiny": {False: ("configs/opg_vit_tiny.yaml", (*_TINY, *_DECAY)), True: ("configs/idd_tiny.yaml", _TINY)},
     "smoke": {
         kind: ("configs/opg_smoke.yaml", ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.005, *options))
         for kind, options in ((False, ()), (True, _PARTS))
