@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from implantdet.evaluation.coco_metrics import coco_metrics
 from implantdet.report.draw import draw_dataset
 
 WORST = 32
-SHOWN, COLUMN = 8, 800  # pictures on the sheet, and the width of one in pixels
+COLUMN = 800  # width of a picture on the sheet, in pixels
 
 
 def worst_images(truth: dict[str, Any], found: list[dict[str, Any]], number: int) -> list[int]:
@@ -47,7 +48,7 @@ def worst_images(truth: dict[str, Any], found: list[dict[str, Any]], number: int
 
 
 def write_sheet(pictures: list[Path], path: Path) -> None:
-    """Tile pictures in two columns."""
+    """Tile pictures in two columns, row by row."""
     images = [Image.open(picture).convert("RGB") for picture in pictures]
     height = max(image.height * COLUMN // image.width for image in images)
     sheet = Image.new("RGB", (2 * COLUMN, height * math.ceil(len(images) / 2)))
@@ -111,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.smoke:
         rank = {image_id: place for place, image_id in enumerate(worst)}
         pictures.sort(key=lambda path: rank[int(path.name.partition("_")[0])])
-        write_sheet(pictures[:SHOWN], RESULTS / "best_detector_worst.jpg")
+        write_sheet(pictures, RESULTS / "best_detector_worst.jpg")
     return {
         "num_images": arguments.images,
         "num_train": num_train,
@@ -128,6 +129,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "axes": runs.axis_accuracy(truth, found),
         "implants": tables("parts", results),
         "worst_image_ids": worst,
+        "worst_modalities": Counter(image["modality"] for image in load_idd(drawn)["images"] if image["id"] in worst),
     }
 
 

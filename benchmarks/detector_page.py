@@ -168,11 +168,28 @@ def best_section() -> list[str]:
         "one would have who always said the commonest value:",
         table(axes, ["axis", "rightly read", "mean over the values", "commonest value"]),
         "### Where it fails",
-        f"The first eight of the {len(result['worst_image_ids'])} images with the lowest AP50 of their own (left: what "
-        "is there; right: what was found with a score of 30 % or more). The script draws all of them.",
+        "Categories with the lowest AP50, and how many of them the test patients have: " + worst_categories(result),
+        worst_told(result),
         "![The worst images](results/best_detector_worst.jpg)",
         source(result, "best_detector"),
     ]
+
+
+def worst_categories(result: dict[str, Any], number: int = 6) -> str:
+    """The categories that are found worst."""
+    known = {name: of for name, of in result["all"]["per_class"].items() if of["AP50"] is not None}
+    worst = sorted(known, key=lambda name: known[name]["AP50"])[:number]
+    return ", ".join(f"{name} {known[name]['AP50']:.0f} ({known[name]['num_annotations']})" for name in worst) + "."
+
+
+def worst_told(result: dict[str, Any]) -> str:
+    """What the sheet of the worst images shows."""
+    number = len(result["worst_image_ids"])
+    told = "left: what is there; right: what was found with a score of 30 % or more"
+    if "worst_modalities" not in result:
+        return f"The first eight of the {number} images with the lowest AP50 of their own ({told})."
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result["worst_modalities"].items()))
+    return f"The {number} images with the lowest AP50 of their own, {kinds} ({told})."
 
 
 def curve_section() -> list[str]:
