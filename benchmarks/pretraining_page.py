@@ -65,7 +65,8 @@ SIZES = {
 CAVEATS = {
     "mim_opg": "The classes are findings on teeth, not implants.",
     "mim_phantom6000": "The detector's config was chosen by trainings that started from MDE's weights of seed 0 and "
-    "were scored on these validation images; MDE's fine-tuning of seed 0 is one of these trainings. That favours MDE.",
+    "were scored on these validation images; MDE's fine-tuning of seed 0 is one of these trainings. That favours MDE "
+    "in this seed. The config has changed since. Paired differences are of the seeds that both have.",
 }
 
 
@@ -93,11 +94,14 @@ def speed_section() -> list[str]:
     ]
 
 
-def cell(of_init: dict[str, float] | None, digits: int = 1) -> str:
-    """Mean ± standard deviation over the runs."""
-    if of_init is None:
+def cell(of_inits: dict[str, dict[str, float]], init: str, digits: int = 1) -> str:
+    """Mean ± standard deviation over the runs, and how many there are if another init has more."""
+    if init not in of_inits:
         return "–"
-    return f"{of_init['mean']:.{digits}f}" + (f" ± {of_init['sd']:.{digits}f}" if "sd" in of_init else "")
+    found = of_inits[init]
+    told = f"{found['mean']:.{digits}f}" + (f" ± {found['sd']:.{digits}f}" if "sd" in found else "")
+    fewer = found["runs"] < max(each["runs"] for each in of_inits.values())
+    return f"{told} (of {found['runs']})" if fewer else told
 
 
 def summary_table(
@@ -107,7 +111,7 @@ def summary_table(
     metrics = {row["metric"]: row for row in summary if row["labels"] == labels and row["metric"] in METRICS}
     keys = [key for key in METRICS if key in metrics]
     rows = [
-        [titles.get(name, name), *(cell(metrics[key]["inits"].get(name), DIGITS.get(key, 1)) for key in keys)]
+        [titles.get(name, name), *(cell(metrics[key]["inits"], name, DIGITS.get(key, 1)) for key in keys)]
         for name in names
     ]
     return table(rows, ["init", *(METRICS[key] for key in keys)])
