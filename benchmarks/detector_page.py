@@ -66,7 +66,8 @@ def ablation_section() -> list[str]:
     return [
         "## What each ingredient is worth",
         f"Phantom of preset idd, {result['num_images']} radiographs; [`{result['config']}`](../{result['config']}) "
-        f"without cascade, sampling, box voting and objectness in the scores. All start from one detector of whole "
+        f"without cascade, sampling, box voting and objectness in the scores, with "
+        f"`{' '.join(map(str, result['options']))}`. All start from one detector of whole "
         f"implants alone ({result['start_passes']} crops), are trained with {result['image_passes']} crops of fold 0 "
         f"and evaluated on {result['num_val']} images of its validation part; seeds "
         f"{', '.join(map(str, result['seeds']))}. Every row with a + adds to the one above. Last column: axes read "

@@ -172,6 +172,39 @@ def test_the_page_compares_no_psnr_of_other_masks(benchmark):
     assert "PSNR" not in tables and "dB" not in tables
 
 
+def test_the_page_tells_where_an_init_has_fewer_runs(benchmark):
+    page = benchmark("pretraining_page")
+    inits = {"mae": {"mean": 1.0, "sd": 0.5, "runs": 2}, "mde": {"mean": 2.0, "sd": 0.5, "runs": 3}}
+    assert [page.cell(inits, init) for init in ("mae", "mde", "random")] == ["1.0 ± 0.5 (of 2)", "2.0 ± 0.5", "–"]
+
+
+def test_every_setting_of_the_ablation_adds_one_thing_to_its_base(benchmark):
+    ablation = benchmark("head_ablation")
+    options, base_of = ablation.settings()
+    added = {**ablation.STEPS, **ablation.BESIDE}
+    assert list(options) == list(added)
+    assert set(base_of) == set(added) - {"stock softmax head"}
+    for name, base in base_of.items():
+        assert options[name] == [*options[base], *added[name]]
+    assert {base_of[name] for name in ablation.BESIDE} == {"multi-label sigmoid"}
+
+
+def test_differences_are_to_the_base_that_is_given(benchmark, monkeypatch, tmp_path):
+    runs = benchmark("head_runs")
+    ap = {"a": 10.0, "b": 12.0, "c": 17.0}
+    axes = {"axis": {"accuracy": 50.0}}
+    monkeypatch.setattr(runs, "ground_truth", lambda data, part: {})
+    monkeypatch.setattr(runs, "detect", lambda run, data, part: run.name)
+    monkeypatch.setattr(runs, "metrics", lambda truth, found: {"AP": ap[found]})
+    monkeypatch.setattr(runs, "axis_accuracy", lambda truth, found: axes)
+    trainings = {(name, seed): lambda name=name: tmp_path / name for name in ap for seed in (0, 1)}
+    before = runs.compared(trainings, tmp_path, "test")
+    first = runs.compared(trainings, tmp_path, "test", {"b": "a", "c": "a"})
+    assert [before["c"]["base"], first["c"]["base"]] == ["b", "a"]
+    assert [table["c"]["difference"]["AP"]["mean"] for table in (before, first)] == [5.0, 7.0]
+    assert "difference" not in first["a"]
+
+
 def test_figure_4_leaves_the_runs_as_they_are(benchmark, idd_root, tmp_path, monkeypatch):
     options = ["DATASETS.ROOT", str(idd_root), "DATASETS.NAME", "figure", "OUTPUT_DIR", str(tmp_path / "run")]
     options += ["DATASETS.TRAIN", "('figure_train_fold0',)", "DATASETS.TEST", "('figure_val_fold0',)"]
