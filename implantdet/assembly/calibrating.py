@@ -23,6 +23,7 @@ from implantdet.taxonomy import SYSTEM, THIRDS
 
 MATCH_IOU = 0.5
 RATES = (0.01, 0.5)  # no slot is taken to be missed less or more often
+MIN_BEST = 1e-3  # best score of an image; with 0 there is no level
 EXAMPLES = 10  # fewer than this change no threshold
 WEIGHTS = np.linspace(0, 1, 21)
 MAX_LOG_ODDS = 7.0  # of a score
@@ -59,7 +60,7 @@ def score_quantiles(
     best = []
     for detections, known in images:
         if known and len(detections.scores):
-            best.append(float(detections.scores.max()))
+            best.append(max(float(detections.scores.max()), MIN_BEST))
         for index, meaning in enumerate(classes):
             mine = detections.classes == index
             if meaning is None or meaning.slot == SYSTEM or not mine.any():

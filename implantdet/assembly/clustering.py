@@ -53,16 +53,22 @@ def k_means_paper(parts: Parts, merge_distance: float, merge_overlap: float) -> 
 def _cluster(boxes: Array, k: int) -> Indices:
     """[P] cluster of every box, numbered from 0 without gaps."""
     points = centres(boxes)
+    # k-means++ draws by row: in this order it draws the same points however the image is turned.
+    order = np.argsort(np.hypot(*(points - points.mean(axis=0)).T), kind="stable")
     # Parts on one spot make one cluster; scikit-learn warns where there are fewer points than clusters.
     k = min(k, len(np.unique(points, axis=0)))
-    labels = KMeans(k, init="k-means++", n_init="auto", max_iter=MAX_ITER, random_state=0).fit_predict(points)
+    k_means = KMeans(k, init="k-means++", n_init="auto", max_iter=MAX_ITER, random_state=0)
+    labels = np.empty(len(points), np.intp)
+    labels[order] = k_means.fit_predict(points[order])
     return np.unique(labels, return_inverse=True)[1]
 
 
 def _members(parts: Parts, thirds: Indices, labels: Indices) -> Indices:
-    """Clusters as rows of members: of several parts of one third the most costly to leave out."""
+    """Clusters as rows of members: of several parts of one third the most costly to leave out, then the most central."""
     members = np.full((labels.max() + 1 if len(labels) else 0, len(SLOTS)), -1)
-    order = np.argsort(parts.alone[thirds], kind="stable")  # a later one takes the place
+    points = centres(parts.boxes[thirds])
+    middles = np.array([points[labels == k].mean(axis=0) for k in range(len(members))]).reshape(-1, 2)
+    order = np.lexsort((-np.hypot(*(points - middles[labels]).T), parts.alone[thirds]))  # a later one takes the place
     members[labels[order], parts.slots[thirds[order]]] = thirds[order]
     wholes = np.flatnonzero(parts.slots == WHOLE)
     free = np.ones(len(wholes), bool)

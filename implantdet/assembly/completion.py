@@ -23,6 +23,10 @@ from implantdet.assembly.geometry import Array, centres, enclosing_size, oriente
 from implantdet.assembly.likelihood import PATTERNS, Pattern, directions, link_features
 
 WHOLE_ALONE: Pattern = (3,)  # stands for the whole implant where a pattern names thirds
+# What is there, and what is missing.
+COMPLETIONS: tuple[tuple[Pattern, int], ...] = tuple(
+    (pattern, missing) for pattern in (*PATTERNS[:-1], WHOLE_ALONE) for missing in range(3) if missing not in pattern
+)
 ALPHA = 1.0  # ridge penalty on features of the order of 0.1 … 1
 EXAMPLES = 10  # fewer known implants than this teach no regression
 
@@ -121,13 +125,12 @@ def fit_regressions(
         aspects: [3] usual width / length.
     """
     regressions: dict[tuple[Pattern, int], ThirdRegression] = {}
-    for pattern in (*PATTERNS[:-1], WHOLE_ALONE):
+    for pattern, missing in COMPLETIONS:
         known = wholes[:, None] if pattern == WHOLE_ALONE else triples[:, pattern]
         # Two thirds show where the implant points; one gets its direction from more than itself.
         u = directions(known if len(pattern) > 1 else triples)
-        for missing in sorted({0, 1, 2} - set(pattern)):
-            frame = Frame.of(known, pattern, missing, u, aspects)
-            regressions[pattern, missing] = ThirdRegression.fit(frame, targets[:, missing], aspects[missing])
+        frame = Frame.of(known, pattern, missing, u, aspects)
+        regressions[pattern, missing] = ThirdRegression.fit(frame, targets[:, missing], aspects[missing])
     return regressions
 
 

@@ -61,8 +61,8 @@ def usable(instances: Instances, classes: Sequence[Meaning | None]) -> Detection
     Raises:
         ValueError: a class index is out of range.
     """
-    boxes = instances.pred_boxes.tensor.detach().cpu().numpy().astype(np.float64).reshape(-1, 4)
-    scores = instances.scores.detach().cpu().numpy().astype(np.float64)
+    boxes = instances.pred_boxes.tensor.detach().double().cpu().numpy().reshape(-1, 4)
+    scores = instances.scores.detach().double().cpu().numpy()  # numpy has no bfloat16
     kinds = instances.pred_classes.detach().cpu().numpy()
     if len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(classes):
         raise ValueError(f"pred_classes: found {kinds.min()}…{kinds.max()}, expected 0…{len(classes) - 1}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,9 +55,11 @@ class KnownImplant:
 def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) -> list[KnownImplant]:
     """The implants of one dataset dict: annotations that share ``implant_id``.
 
-    A whole implant without it is one of its own; nobody knows which parts without it belong together.
+    A whole implant without it is one of its own; nobody knows which parts without it belong together. Where boxes of
+    one third differ from axis to axis, theirs is the mean.
     """
     implants: dict[tuple[str, int], KnownImplant] = {}
+    boxes: dict[tuple[tuple[str, int], str], list[Box]] = {}
     for index, annotation in enumerate(record["annotations"]):
         meaning = classes[annotation["category_id"]]
         if meaning is None or annotation.get("iscrowd", 0):
@@ -75,9 +78,12 @@ def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) ->
             implant.system, implant.product_line = meaning.value, annotation.get("product_line")
         else:
             implant.values[meaning.axis] = meaning.value
-        implant.boxes.setdefault(meaning.slot, (x0, y0, x1, y1))
+        boxes.setdefault((key, meaning.slot), []).append((x0, y0, x1, y1))
         if min(x0, y0) < EDGE or x1 > record["width"] - EDGE or y1 > record["height"] - EDGE:
             implant.cut.add(meaning.slot)
+    for (key, slot), same in boxes.items():
+        x0, y0, x1, y1 = (math.fsum(side) / len(same) for side in zip(*same, strict=True))  # in whatever order
+        implants[key].boxes[slot] = (x0, y0, x1, y1)
     return list(implants.values())
 
 

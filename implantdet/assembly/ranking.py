@@ -191,6 +191,16 @@ class Ranker:
         biases = [self.calibration.biases.get(system, 0.0) for system in self.table.systems]
         return np.asarray(softmax(np.log(self.table.prior) + biases + evidence, axis=-1))
 
+    def _beside(self, likelihoods: Array) -> Array:
+        """[K, A, L, S] probability of every line of a system, given the system and what is read of the other axes.
+
+        What an axis says of a system is what it says of the lines that it may still be. By the prior alone a system
+        that is there with its one unusual line would be told to look wrong in all that is unusual.
+        """
+        nats = np.nan_to_num(np.log(likelihoods)) / self.calibration.temperature  # an axis that was not read has none
+        others = np.log(self.table.prior) + nats.sum(axis=-2, keepdims=True) - nats
+        return np.asarray(softmax(np.where(self.membership > 0, others[..., None], -np.inf), axis=-2))
+
     def fit(self, readings: Sequence[Readings]) -> Array:
         """[K] how well each design fits the lines that are described; NaN if no axis was read, or no line is described.
 
@@ -215,9 +225,8 @@ class Ranker:
         likelihoods = self._likelihoods(readings, votes)
         lines = self.posterior(likelihoods)
         systems = lines @ self.membership
-        share = table.prior[:, None] * self.membership
         average = likelihoods @ table.prior[:, None]
-        for_system = np.log(likelihoods @ (share / share.sum(axis=0)) / average)
+        for_system = np.log((self._beside(likelihoods) * likelihoods[..., None]).sum(axis=-2) / average)
         for_line = np.log(likelihoods / average)
         names = table.values[SYSTEM]
         system_sets = conformal_sets(names, systems, calibration.system_quantiles.of(names))

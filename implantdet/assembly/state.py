@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from implantdet.assembly.completion import ThirdRegression
+from implantdet.assembly.completion import COMPLETIONS, ThirdRegression
 from implantdet.assembly.geometry import Array
 from implantdet.assembly.likelihood import ImplantModel, Pattern, StudentT
 from implantdet.assembly.ranking import Calibration, Quantiles, Scaling
@@ -18,6 +18,10 @@ from implantdet.data.idd import read_json, write_json
 from implantdet.taxonomy import SYSTEM
 
 FORMAT, VERSION = "implantdet part assembler", 5
+AGAIN = (
+    "fit the assembler again: without this file, `python train_net.py --resume` with the training's config and "
+    "OUTPUT_DIR does"
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     """
     classes = _read(path).get("thing_classes")
     if not isinstance(classes, list):
-        raise ValueError(f"{path}: damaged: no list 'thing_classes'; fit the assembler again")
+        raise ValueError(f"{path}: damaged: no list 'thing_classes'; {AGAIN}")
     return tuple(map(str, classes))
 
 
@@ -122,10 +126,8 @@ def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[s
         raise ValueError(f"{path}: was learned for other classes than the {len(thing_classes)} of this detector")
     try:
         state, names = _parse(content)
-        if state.min_scores.shape != (len(thing_classes),):
-            raise ValueError(f"{state.min_scores.shape} min_scores of {len(thing_classes)} classes")
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{path}: damaged: {type(error).__name__} {error}; fit the assembler again") from error
+        raise ValueError(f"{path}: damaged: {type(error).__name__} {error}; {AGAIN}") from error
     lost = [f"{axis}.{name}" for axis in names for name in names[axis] if name not in values.get(axis, ())]
     if lost:
         raise ValueError(
@@ -145,7 +147,7 @@ def _read(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: expected the state of a part assembler, as `PartAssembler.save` writes it")
     if content.get("version") != VERSION:
-        raise ValueError(f"{path}: version {content.get('version')!r}, expected {VERSION}; fit the assembler again")
+        raise ValueError(f"{path}: version {content.get('version')!r}, expected {VERSION}; {AGAIN}")
     return content
 
 
@@ -162,12 +164,18 @@ def _of_today(scaling: Scaling, names: Sequence[str], today: Sequence[str], can_
 
 def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]]]:
     """What was learned, and the names of the values of every scaling."""
-    pairs, triple, wholes = (StudentT(*map(_array, content[key])) for key in ("pairs", "triple", "wholes"))
-    model = ImplantModel(_array(content["aspects"]), pairs, triple, wholes, float(content["tilt_std"]))
+    pairs, triple, wholes = (
+        StudentT(_array(content[key][0], *shape), _array(content[key][1], *shape, shape[-1]))
+        for key, shape in (("pairs", (3, 4)), ("triple", (1, 8)), ("wholes", (7, 2)))
+    )
+    aspects = _positive(content, "aspects", 3)
+    model = ImplantModel(aspects, pairs, triple, wholes, float(_positive(content, "tilt_std")))
     regressions = {
-        (tuple(p), missing): ThirdRegression(_array(c), _array(i), _array(s))
+        (tuple(p), missing): ThirdRegression(_array(c, 4, 4 if len(p) > 1 else 1), _array(i, 4), _array(s, 2))
         for p, missing, c, i, s in content["regressions"]
     }
+    if lacking := [key for key in COMPLETIONS if key not in regressions]:
+        raise ValueError(f"no regressions of {lacking}")
     coefficients = content["score_coefficients"]
     names = {axis: list(offsets) for axis, (_, offsets) in content["scalings"].items()}
     scalings = {
@@ -175,23 +183,23 @@ def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]
         for axis, (slope, offsets) in content["scalings"].items()
     }
     calibration = Calibration(
-        float(content["temperature"]),
+        float(_positive(content, "temperature")),
         _numbers(content["biases"]),
         scalings,
         Quantiles(content["system_quantiles"][0], _numbers(content["system_quantiles"][1])),
-        content["line_quantile"],
+        None if content["line_quantile"] is None else float(_array(content["line_quantile"])),
         -np.inf if content["min_fit"] is None else float(content["min_fit"]),
     )
     state = AssemblerState(
         model,
         regressions,
-        _array(content["part_coefficients"]),
-        dict(content["examples"]),
-        _array(content["miss_rates"]),
-        _array(content["min_scores"]),
-        float(content["typical_best"]),
-        _array(content["whole_weights"]),
-        None if coefficients is None else _array(coefficients),
+        _array(content["part_coefficients"], 4, 3),
+        {title: {axis: _numbers(said) for axis, said in of.items()} for title, of in content["examples"].items()},
+        _positive(content, "miss_rates", 4),
+        _array(content["min_scores"], len(content["thing_classes"])),
+        float(_positive(content, "typical_best")),
+        _array(content["whole_weights"], 2),
+        None if coefficients is None else _array(coefficients, 13),
         calibration,
     )
     return state, names
@@ -211,11 +219,18 @@ def _nullable(values: Array) -> list[float | None]:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return dict(zip(values, _array(list(values.values())).tolist(), strict=True))
+    return {name: float(_array(value)) for name, value in values.items()}
 
 
-def _array(values: Any) -> Array:
+def _positive(content: dict[str, Any], key: str, *shape: int) -> Array:
+    array = _array(content[key], *shape)
+    if not (array > 0).all():
+        raise ValueError(f"{key}: expected numbers above 0; found {content[key]!r}")
+    return array
+
+
+def _array(values: Any, *shape: int) -> Array:
     array = np.array(values, float)
-    if not np.isfinite(array).all():
-        raise ValueError(f"expected finite numbers; found {values!r}")
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"expected finite numbers of shape {shape}; found {values!r}")
     return array

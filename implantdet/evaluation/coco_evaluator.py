@@ -51,10 +51,13 @@ class COCOEvaluator(DatasetEvaluator):
         Args:
             inputs: dataset dicts, with ``image_id``.
             outputs: for every image its ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and, for the
-                task ``segm``, ``pred_masks``, in the frame of the original image.
+                task ``segm``, ``pred_masks``, in the frame of the original image. Detections whose score or box is
+                not finite are passed over.
         """
         for image, output in zip(inputs, outputs, strict=True):
-            self._detections.extend(instances_to_coco_json(output["instances"].to("cpu"), image["image_id"]))
+            found = output["instances"].to("cpu")
+            found = found[found.scores.isfinite() & found.pred_boxes.tensor.isfinite().all(dim=1)]
+            self._detections.extend(instances_to_coco_json(found, image["image_id"]))
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Evaluate the detections of all processes.

@@ -25,6 +25,7 @@ from implantdet.evaluation.implant_metrics import (
     frames_per_second,
     implant_metrics,
     inferred_recall,
+    part_metrics,
     stage1_boxes,
     stage2_boxes,
 )
@@ -125,14 +126,18 @@ class ImplantEvaluator(DatasetEvaluator):
         meanings = self._assembler.meanings
         systems = [meaning.value for meaning in meanings if meaning is not None and meaning.slot == SYSTEM]
         matched = [pair for outcome in outcomes for pair in outcome.matched]
-        detector, both = zip(*((d, d + a) for d, a in (item.seconds for item in found.values())), strict=True)
+        seconds = [item.seconds for item in found.values()]
+        detector, both = [first for first, _ in seconds], [sum(stages) for stages in seconds]
         boxes = {number: item.whole for number, item in found.items()}
         stage1 = implant_metrics(outcomes, boxes, systems) | {"fps": frames_per_second(detector)} if systems else None
         boxes = {number: stage2_boxes(item.assembly) for number, item in found.items()}
-        parts = read_json(self._parts.output_dir / "coco_instances_results.json")
+        detections = read_json(self._parts.output_dir / "coco_instances_results.json")
+        per_class = read_json(self._parts.output_dir / "results.json")["bbox"]["per_class"]
+        third_of = dict(zip(self._assembler.thing_classes, meanings, strict=True))
         return {
             "num_implants": sum(len(outcome.truth) for outcome in outcomes),
-            "detections": {"D-ECE": detection_calibration(coco_ground_truth(self._parts.dataset_name), parts)},
+            "parts": part_metrics(per_class, [k for k, m in third_of.items() if m is not None and m.slot != SYSTEM]),
+            "detections": {"D-ECE": detection_calibration(coco_ground_truth(self._parts.dataset_name), detections)},
             "stage1": stage1,
             "stage2": implant_metrics(outcomes, boxes, systems) | {"fps": frames_per_second(both)},
             "grouping": exact_grouping(outcomes),
@@ -145,7 +150,7 @@ class ImplantEvaluator(DatasetEvaluator):
 
 def _main_figures(metrics: dict[str, Any]) -> dict[str, float]:
     """The figures that the log's last lines show."""
-    figures: dict[str, float] = {}
+    figures: dict[str, float] = {f"parts_{key}": metrics["parts"][key] for key in ("AP", "AP50", "AP75")}
     for stage in ("stage1", "stage2"):
         if metrics[stage]:
             best = metrics[stage]["by_system"] or metrics[stage]["any_system"]

@@ -121,6 +121,23 @@ def _xywh(box: Box) -> list[float]:
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
 
+def part_metrics(per_class: Mapping[str, Mapping[str, float | None]], parts: Sequence[str]) -> dict[str, float]:
+    """COCO's metrics of the part categories alone: the detector's own mean counts systems among them.
+
+    Args:
+        per_class: of ``coco_metrics``, None or NaN where nothing could be computed.
+        parts: names of the categories to average.
+
+    Returns:
+        ``AP, AP50, AP75, AR100`` in percent, means over the categories that are annotated, NaN of none; and
+        ``num_categories``, their number.
+    """
+    annotated = [per_class[name] for name in parts if per_class[name]["num_annotations"]]
+    keys = ("AP", "AP50", "AP75", "AR100")
+    means = {key: float(np.mean([figures[key] for figures in annotated])) if annotated else np.nan for key in keys}
+    return means | {"num_categories": len(annotated)}
+
+
 def exact_grouping(outcomes: Iterable[ImageOutcome]) -> dict[str, float]:
     """How often the detected thirds of an implant, all of them and nothing else, were put into one implant.
 

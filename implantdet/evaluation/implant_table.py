@@ -24,7 +24,7 @@ def implant_table(metrics: dict[str, Any]) -> str:
 
 
 def _stages(metrics: dict[str, Any]) -> str:
-    rows = []
+    rows: list[list[Any]] = [["design parts", "", *(metrics["parts"].get(column) for column in COLUMNS), None]]
     for stage, title in STAGES.items():
         for kind in ("by_system", "any_system"):
             figures = (metrics[stage] or {}).get(kind)

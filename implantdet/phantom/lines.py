@@ -183,7 +183,9 @@ def _line(where: str, entry: Any, taxonomy: Taxonomy) -> ProductLine:
         found = set(entry) if isinstance(entry, dict) else set()
         raise ValueError(f"{where}: missing {sorted(expected - found)}, unknown {sorted(map(str, found - expected))}")
     where = f"{where} ({entry['name']})"
-    if not isinstance(entry["name"], str) or entry["system"] not in taxonomy.systems:
+    if not isinstance(entry["name"], str):
+        raise ValueError(f"{where}: 'name' must be text; found {entry['name']!r}, which quotation marks make text")
+    if entry["system"] not in taxonomy.systems:
         raise ValueError(f"{where}: 'system' must be one of {taxonomy.systems}; found {entry['system']!r}")
     fields: dict[str, Any] = {}
     for key, (valid, expectation) in rules.items():

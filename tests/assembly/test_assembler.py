@@ -392,3 +392,29 @@ def test_calibration_keeps_the_geometry_that_was_loaded(tmp_path, count):
     before = loaded.state_.model.triple.precision.copy()
     loaded.calibrate(records, [detections(r) for r in records])
     assert (loaded.state_.model.triple.precision == before).all()
+
+
+def test_boxes_of_implants_end_at_the_frame_as_annotations_do():
+    """The apical third is cut off: it is inferred beyond the frame, where nobody annotates anything."""
+    whole = implant(0, (200, 340), 0, 150)
+    record = {"width": 400, "height": 400, "annotations": whole}
+    (found,) = fitted().assemble(detections(record, lambda a: CLASSES[a["category_id"]].startswith(("cor", "mid"))))
+    assert [part.third for part in found.parts if part.inferred] == ["apical"]
+    assert found.parts[-1].box[3] > 405
+    assert found.box[3] == 400
+    assert found.axis[1][1] > 405  # the implant goes on
+
+
+def test_scores_may_be_of_half_precision():
+    record = scenes(1, seed=3)[0]
+    exact, half = detections(record), detections(record)
+    half.scores = half.scores.to(torch.bfloat16)
+    assert fitted().assemble(half) == fitted().assemble(exact)
+
+
+def test_a_detector_that_is_sure_of_nothing_can_be_calibrated():
+    records = scenes(12, seed=2)
+    assembler = PartAssembler(CLASSES).fit(records)
+    assembler.calibrate(records, [detections(record, score=0.0) for record in records])
+    assert assembler.state_.typical_best > 0
+    assembler.assemble(detections(records[0], score=0.0))

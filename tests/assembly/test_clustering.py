@@ -55,3 +55,19 @@ def test_no_parts_one_part_and_parts_on_one_spot(cluster):
 def test_whole_implants_join_the_cluster_that_they_hold():
     layout = parts([*column(0), *column(300), [0, 0, 30, 90], [600, 0, 630, 90]], [0, 1, 2, 0, 1, 2, 3, 3])
     assert groups(k_means(layout)) == [[0, 1, 2, 6], [3, 4, 5], [7]]
+
+
+@pytest.mark.parametrize("cluster", [k_means, lambda p: k_means_paper(p, 0.25, 0.25)])
+def test_turning_the_image_changes_no_group(cluster):
+    """Equal parts come in the order of their coordinates, which turns with the image."""
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        boxes = np.array([np.array(column(x)) + rng.uniform(0, 25, (3, 1)) for x in rng.uniform(0, 300, 5)])
+        boxes = boxes.reshape(-1, 4)
+        turned = np.stack([-boxes[:, 3], boxes[:, 0], -boxes[:, 1], boxes[:, 2]], axis=1)
+        found = []
+        for these in (boxes, turned):
+            order = np.lexsort(these.T)
+            members = cluster(Parts(these[order], np.tile([0, 1, 2], 5)[order], np.ones(15)))
+            found.append(sorted(sorted(order[part].tolist() for part in row if part >= 0) for row in members))
+        assert found[0] == found[1]

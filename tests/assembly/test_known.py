@@ -42,6 +42,15 @@ def test_boxes_in_coco_form_and_at_the_frame():
     assert known.cut == {"middle"}
 
 
+def test_where_boxes_of_one_third_differ_theirs_is_the_mean():
+    boxes = [[10, 10, 30, 30], [12, 10, 33, 34], [11, 13, 30, 32]]
+    names = ("middle.body.straight", "middle.thread.square", "middle.thread.v_shaped")
+    same = [annotation(1, name, np.reshape(box, (2, 2))) for name, box in zip(names, boxes, strict=True)]
+    for order in ([0, 1, 2], [2, 1, 0]):
+        (known,) = known_implants(record([same[k] for k in order]), MEANINGS)
+        assert known.boxes["middle"] == pytest.approx((11, 11, 31, 32))
+
+
 def test_parts_without_an_implant_are_left_out():
     annotations = implant(7, (50, 100), 0, 90)
     del annotations[0]["implant_id"]

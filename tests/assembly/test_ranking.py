@@ -197,6 +197,33 @@ def test_rivals_share_their_axis():
     assert torn.systems[0].evidence[0].score == 0.9  # as the detector said
 
 
+def test_a_system_is_judged_by_the_line_that_it_is_likely_to_be():
+    # Line a2 has what no other line has, and is rare; what is read is all of it.
+    body, thread = np.array([[0.9, 0.1], [0.1, 0.9], [0.7, 0.3]]), np.array([[0.8, 0.2], [0.2, 0.8], [0.9, 0.1]])
+    table = replace(
+        TOY,
+        titles=("a1", "a2", "b1"),
+        systems=("a", "a", "b"),
+        likelihood={"middle.body": body, "middle.thread": thread, SYSTEM: np.array([[0.5, 0.5]] * 3)},
+        prior=np.array([0.45, 0.05, 0.5]),
+        is_described=np.array([True, True, True]),
+    )
+    ranking = rank(Ranker(table), {"middle.body": {"tapered": 1.0}, "middle.thread": {"v_shaped": 1.0}})
+    weight = {evidence.axis: evidence.weight for evidence in ranking.systems[0].evidence}
+    assert ranking.systems[0].name == "a"
+    # Of the lines of "a", what the thread alone says is 0.45 · 0.2 of a1 and 0.05 · 0.8 of a2.
+    a1, a2 = 0.09 / 0.13, 0.04 / 0.13
+    of_all = 0.45 * 0.1 + 0.05 * 0.9 + 0.5 * 0.3
+    assert weight["middle.body"] == pytest.approx(np.log((a1 * 0.1 + a2 * 0.9) / of_all))
+
+
+def test_the_evidence_for_a_system_speaks_for_it():
+    """What makes a line of its own out of an unusual design is no reason against the system that it belongs to."""
+    for line in default_lines():
+        ranking = rank(RANKER, {a: {v: 0.97} for a, v in line.attributes(line.lengths[-1]).items()})
+        assert sum(evidence.weight for evidence in ranking.systems[0].evidence) > 0
+
+
 def test_evidence_tells_the_reading_that_decides():
     """Where a low score for tapered is worth more than a high one for straight, tapered is what speaks for b."""
     calibration = Calibration(scalings={"middle.body": Scaling(1.0, np.array([-3.0, 3.0]))})

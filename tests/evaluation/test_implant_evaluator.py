@@ -63,6 +63,9 @@ def test_perfect_detections_become_perfect_implants(assembler, tmp_path, caplog)
     implants = written["implants"]
     assert written["bbox"]["AP"] == pytest.approx(100)
     assert implants["num_implants"] == 12
+    figures = implants["parts"]
+    assert figures.pop("num_categories") == 3
+    assert figures == dict.fromkeys(("AP", "AP50", "AP75", "AR100"), pytest.approx(100))
     assert implants["grouping"] == {"exact": 1, "num_implants": 12}
     for stage in ("stage1", "stage2"):
         for kind in ("by_system", "any_system"):
@@ -177,3 +180,20 @@ def test_images_per_second_of_both_stages(assembler, tmp_path):
     flat = evaluator.evaluate()["implants"]
     assert flat["stage1_fps"] == pytest.approx(8)
     assert 0 < flat["stage2_fps"] < flat["stage1_fps"]
+
+
+def test_no_image_is_no_error(assembler, tmp_path):
+    evaluator = ImplantEvaluator(COCOEvaluator(f"{NAME}_test", tmp_path), assembler)
+    evaluator.reset()
+    assert math.isnan(evaluator.evaluate()["implants"]["exact_grouping"])
+    assert read(tmp_path)["implants"]["num_implants"] == 0
+
+
+def test_detections_that_are_no_numbers_are_passed_over(assembler, tmp_path):
+    evaluator = ImplantEvaluator(COCOEvaluator(f"{NAME}_test", tmp_path), assembler)
+    for record in DatasetCatalog.get(f"{NAME}_test"):
+        found = Instances.cat([perfect(record), perfect(record), perfect(record)])
+        found.scores[: len(found) // 3] = float("nan")
+        found.pred_boxes.tensor[len(found) // 3 : 2 * len(found) // 3] = float("inf")
+        evaluator.process([record], [{"instances": found}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)

@@ -15,6 +15,7 @@ from implantdet.evaluation.implant_metrics import (
     frames_per_second,
     implant_metrics,
     inferred_recall,
+    part_metrics,
     stage1_boxes,
     stage2_boxes,
 )
@@ -143,3 +144,12 @@ def test_recall_of_inferred_thirds_by_hand():
 def test_frames_per_second_are_those_of_the_median_image():
     assert frames_per_second([0.1, 0.2, 5.0]) == pytest.approx(5)
     assert math.isnan(frames_per_second([]))
+
+
+def test_parts_are_averaged_without_systems_and_without_what_nobody_annotated():
+    figures = {"AP": 20.0, "AP50": 40.0, "AP75": 10.0, "AR100": 30.0, "num_annotations": 3}
+    nothing = dict.fromkeys(figures) | {"num_annotations": 0}
+    per_class = {"a": figures, "b": figures | {"AP": 60.0}, "c": nothing, "Bego": figures | {"AP": 100.0}}
+    expected = {"AP": 40.0, "AP50": 40.0, "AP75": 10.0, "AR100": 30.0, "num_categories": 2}
+    assert part_metrics(per_class, ["a", "b", "c"]) == expected
+    assert math.isnan(part_metrics(per_class, ["c"])["AP"])

@@ -7,6 +7,7 @@ RANKED |= {"coverage": 0.9, "coverage_of": {"Bego": 0.875}, "mean_size": 1.25}
 
 def metrics(stage1):
     return {
+        "parts": {"AP": 40.25, "AP50": 70.0, "AP75": 30.0, "AR100": 55.0, "num_categories": 28},
         "stage1": stage1,
         "stage2": {"by_system": None, "any_system": COCO | {"AP": 61.5}, "fps": 3.0},
         "grouping": {"exact": 0.96, "num_implants": 25},
@@ -24,13 +25,14 @@ def rows(text):
 
 def test_both_stages_stand_one_below_the_other():
     table = rows(implant_table(metrics({"by_system": COCO, "any_system": COCO, "fps": 4.0})))
-    assert [row[:3] for row in table[2:5]] == [
+    assert table[2] == ["design parts", "", "40.25", "70.00", "30.00", "", "", "", "55.00", "", ""]
+    assert [row[:3] for row in table[3:6]] == [
         ["detected whole", "by system", "50.00"],
         ["detected whole", "any system", "50.00"],
         ["assembled", "any system", "61.50"],  # by system there is nothing
     ]
     assert table[0][-1] == "images/s"
-    assert [row[-1] for row in table[2:5]] == ["4.00", "4.00", "3.00"]
+    assert [row[-1] for row in table[3:6]] == ["4.00", "4.00", "3.00"]
 
 
 def test_shares_axes_and_confusion_are_told():

@@ -84,6 +84,7 @@ def test_sources_are_marked():
         ("hole", ["none", "x"], r"'hole' must be \[value, source\], source one of"),
         ("thread", [["v_shaped", [0.8, 1.0, 1.0, 9.0, 1.0], 0.3, 1], "m"], r"'thread' must be .*one for each diameter"),
         ("collar", [[1.0, [1.2, 1.3]], "m"], r"'collar' has 2 values for 5 diameters"),
+        ("name", 5, r"'name' must be text; found 5"),
         ("system", "Acme", r"'system' must be one of .*found 'Acme'"),
     ],
 )
