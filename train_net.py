@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         sys.exit(f"train_net.py: {error}")
     try:
         return run(cfg, args)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
         # What our own code refuses is the user's, too; of anything else the traceback is needed.
         last = traceback.extract_tb(error.__traceback__)[-1]
         if not (Path(last.filename).is_relative_to(PACKAGE) and (last.line or "").startswith("raise")):

@@ -7,16 +7,17 @@ from detectron2.config import CfgNode
 
 
 def add_implantdet_config(cfg: CfgNode) -> None:
-    """Add implantdet's keys and their defaults to ``cfg``, in place."""
+    """Add implantdet's keys and their defaults to ``cfg``, in place. What was asked for of Detectron2's keys stays."""
     _add_dataset_keys(cfg)
     _add_vit_keys(cfg)
     _add_part_head_keys(cfg)
     _add_mim_keys(cfg)
     _add_solver_keys(cfg)
     _add_assembly_keys(cfg)
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # Detectron2 says cuda in any case
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"  # Detectron2 says cuda in any case
     # True, False, or None: a mask head if every annotation of the training and test sets has a mask.
-    cfg.MODEL.MASK_ON = None
+    cfg.MODEL.MASK_ON = cfg.MODEL.MASK_ON or None
 
 
 def _add_dataset_keys(cfg: CfgNode) -> None:
@@ -50,7 +51,8 @@ def _add_vit_keys(cfg: CfgNode) -> None:
     cfg.MODEL.VIT.NAME = "vit_base_patch16_224"
     cfg.MODEL.VIT.IMG_SIZE = 416  # side of the square, in pixels, whose patches have stored positions; multiple of 16
     cfg.MODEL.VIT.DROP_PATH_RATE = 0.1  # stochastic depth at the last block, in [0, 1)
-    cfg.MODEL.VIT.WINDOW_SIZE = 0  # side of attention windows, in patches; 0: every block sees the whole image
+    # Side of attention windows, in patches; 0: every block sees the whole image. Pre-training has no windows.
+    cfg.MODEL.VIT.WINDOW_SIZE = 0
     cfg.MODEL.VIT.GLOBAL_BLOCKS = []  # indices of the blocks that see the whole image although windows are on
     cfg.MODEL.VIT.CHECKPOINTING = False  # recompute activations in the backward pass: less memory, more time
     cfg.MODEL.VIT.PYRAMID_CHANNELS = 256  # channels of p2 … p6
@@ -61,7 +63,8 @@ def _add_vit_keys(cfg: CfgNode) -> None:
 def _add_part_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PART_HEAD = CfgNode()  # read by ImplantROIHeads and CascadeImplantROIHeads
     # binary_cross_entropy or focal: one question per category, so several can stand on one box.
-    # cross_entropy: a softmax over categories that exclude each other, Detectron2's own head.
+    # cross_entropy: a softmax over categories that exclude each other, Detectron2's own head; to it what is not
+    # assessable is background like all that is not annotated.
     cfg.MODEL.PART_HEAD.LOSS = "binary_cross_entropy"
     cfg.MODEL.PART_HEAD.FOCAL_GAMMA = 2.0  # how much easy proposals are played down, 0 or >= 1
     cfg.MODEL.PART_HEAD.FOCAL_ALPHA = 0.25  # share of yes against no, in [0, 1]; < 0: no such balance

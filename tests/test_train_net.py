@@ -20,6 +20,7 @@ from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
 from implantdet.engine.loader import seed_everything
 from implantdet.engine.trainer import Trainer
+from implantdet.modeling.weights import local_checkpoint
 from implantdet.structures import checked_scale
 
 TWO_EPOCHS = ("SOLVER.MAX_EPOCHS", "2.0", "SOLVER.EVAL_EPOCHS", "1.0")  # six iterations
@@ -199,6 +200,9 @@ def test_only_what_our_code_refuses_comes_without_a_traceback(monkeypatch):
     monkeypatch.setattr(door, "setup", lambda args: None)
     monkeypatch.setattr(door, "run", lambda cfg, args: checked_scale(-1))
     with pytest.raises(SystemExit, match=r"^train_net\.py: mm_per_pixel: found -1, expected"):
+        door.main(None)
+    monkeypatch.setattr(door, "run", lambda cfg, args: local_checkpoint("no.pth"))  # what --resume did not look for
+    with pytest.raises(SystemExit, match=r"^train_net\.py: no\.pth: no such file"):
         door.main(None)
     monkeypatch.setattr(door, "run", lambda cfg, args: iou(np.ones((2, 4)), np.ones((3, 4))))
     with pytest.raises(ValueError, match="broadcast"):  # a bug of ours

@@ -64,7 +64,7 @@ def _cluster(boxes: Array, k: int) -> Indices:
 
 
 def _members(parts: Parts, thirds: Indices, labels: Indices) -> Indices:
-    """Clusters as rows of members: of several parts of one third the most costly to leave out, then the most central."""
+    """Clusters as rows of members: of one third the part most costly to leave out, then the most central."""
     members = np.full((labels.max() + 1 if len(labels) else 0, len(SLOTS)), -1)
     points = centres(parts.boxes[thirds])
     middles = np.array([points[labels == k].mean(axis=0) for k in range(len(members))]).reshape(-1, 2)

@@ -35,7 +35,7 @@ def read_radiograph(path: str | Path) -> np.ndarray:
                 return np.asarray(upright.convert("L"))
             levels = np.asarray(upright)
     except Exception as error:  # decoders raise whatever they stumble over
-        raise DataError(f"{path}: unreadable image: {error}") from error
+        raise DataError(f"{path}: unreadable image: {error}; repair or remove the file") from error
     if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > np.iinfo(np.uint16).max:
         span = f"{levels.dtype} from {levels.min()} to {levels.max()}"
         raise DataError(f"{path}: grey levels of type {span}; expected whole numbers from 0 to 65535")

@@ -14,6 +14,7 @@ from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, NUM_FOLDS, load_fold
 from implantdet.data.problems import DataError
 from implantdet.taxonomy import SYSTEM
 
+SYSTEMS = "_systems"  # behind the names of datasets of whole implants alone
 _IMAGE_KEYS = ("patient_id", "source_id", "modality", "mm_per_pixel", "mm_per_pixel_matrix")
 _ANNOTATION_KEYS = ("segmentation", "implant_id", "product_line", "axis", "visible_fraction")
 
@@ -41,7 +42,7 @@ def register_idd(root: str | Path, name: str = "idd") -> list[str]:
     parts = [f"{kind}_fold{k}" for kind in ("train", "val") for k in range(NUM_FOLDS)] + ["test"]
     names = []
     for part in parts:
-        for suffix in ("", "_systems"):
+        for suffix in ("", SYSTEMS):
             full = f"{name}_{part}{suffix}"
             names.append(full)
             if full not in DatasetCatalog:

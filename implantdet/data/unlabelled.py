@@ -25,6 +25,7 @@ from implantdet.data.dicom import header_of
 from implantdet.data.images import find_radiographs, read_radiograph
 from implantdet.data.phash import picture_hash, same_pictures
 from implantdet.data.problems import DataError
+from implantdet.data.register import SYSTEMS
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,25 @@ class UnlabelledMapper(RadiographMapper):
         return super().__call__({key: value for key, value in dataset_dict.items() if key != "annotations"})
 
 
+class LeaveOutUnreadable:
+    """A mapper that warns of images that cannot be read, and goes on: one broken file ends no training of days.
+
+    Args:
+        mapper: maps the others.
+    """
+
+    def __init__(self, mapper: UnlabelledMapper) -> None:
+        self.mapper = mapper
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """What the mapper makes of a dataset dict; None if the image cannot be read."""
+        try:
+            return self.mapper(dataset_dict)
+        except DataError as error:
+            logger.warning("left out: %s", error)
+            return None
+
+
 def _augmentations(cfg: CfgNode, is_train: bool, zoom: float = 1.0) -> list[T.Augmentation]:
     size = cfg.MODEL.VIT.IMG_SIZE
     if not is_train:
@@ -115,6 +135,8 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     else:
         source = f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}"
         dicts = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    # The sets of whole implants alone have the same images.
+    asked_for |= {name.removesuffix(SYSTEMS) for name in asked_for} | {f"{name}{SYSTEMS}" for name in asked_for}
     held_out = {*cfg.DATASETS.TEST, f"{cfg.DATASETS.NAME}_test"} - asked_for
     known = [name for name in sorted(held_out) if name in DatasetCatalog]
     if held_out and not known:
@@ -166,13 +188,22 @@ def without_copies(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> 
 
 
 def without_same_pictures(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> list[dict[str, Any]]:
-    """Leave out the dataset dicts whose image shows the same picture as one of the files ``held_out``."""
-    names = [*held_out, *(record["file_name"] for record in dicts)]
-    progress = tqdm(names, desc="looking for test images", unit="image", disable=None)
-    hashes = np.stack([picture_hash(read_radiograph(name)) for name in progress])
+    """Leave out the dataset dicts whose image shows the same picture as one of the files ``held_out``.
+
+    And, with a warning, those whose image cannot be read.
+    """
+    hashes = [picture_hash(read_radiograph(name)) for name in held_out]
+    readable = []
+    for record in tqdm(dicts, desc="looking for test images", unit="image", disable=None):
+        try:
+            hashes.append(picture_hash(read_radiograph(record["file_name"])))
+        except DataError as error:
+            logger.warning("left out: %s", error)
+        else:
+            readable.append(record)
     first = len(held_out)
-    copies = {j - first for i, j, _ in same_pictures(hashes) if i < first <= j}
-    return [record for index, record in enumerate(dicts) if index not in copies]
+    copies = {j - first for i, j, _ in same_pictures(np.stack(hashes)) if i < first <= j}
+    return [record for index, record in enumerate(readable) if index not in copies]
 
 
 def _digest(path: str) -> bytes:

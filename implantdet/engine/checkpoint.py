@@ -22,7 +22,7 @@ class Checkpointer(DetectionCheckpointer):
 
     * Files are read by ``implantdet.modeling.weights.read_checkpoint``: plain tensors and containers, no pickles.
     * ``MODEL.WEIGHTS`` has to cover the whole ViT (unless ``allow_partial``); heads of another shape start anew.
-      A checkpoint that is resumed or evaluated has to cover the whole model.
+      A checkpoint that is resumed or evaluated has to cover the whole model. One that is resumed has no more than that.
     * A file gets its name when it is complete, and only then does ``last_checkpoint`` name it: after a crash at any
       moment the last complete checkpoint is resumed. The best checkpoint is never the one to resume from.
 
@@ -39,6 +39,7 @@ class Checkpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self.allow_partial = allow_partial
         self._complete = True
+        self._source = ""
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint file, a URL, or ``timm://<name>``.
@@ -56,6 +57,7 @@ class Checkpointer(DetectionCheckpointer):
             ValueError: the file is of the wrong kind, or does not cover what it has to.
         """
         self._complete = checkpointables is None
+        self._source = path
         if not path.startswith(TIMM_SCHEME):
             if path:
                 # Detectron2 (which takes options behind a question mark) asserts that it is there, and says no more.
@@ -69,7 +71,10 @@ class Checkpointer(DetectionCheckpointer):
         return read_checkpoint(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        checkpoint["model"] = fit_backbone_state(checkpoint["model"], self.model, self.allow_partial)
+        try:
+            checkpoint["model"] = fit_backbone_state(checkpoint["model"], self.model, self.allow_partial)
+        except ValueError as error:
+            raise ValueError(f"{self._source}: {error}") from error
         num_keys = len(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         missing = incompatible.missing_keys  # those of another shape among them
@@ -80,11 +85,14 @@ class Checkpointer(DetectionCheckpointer):
             len(missing),
             len(incompatible.unexpected_keys),
         )
-        if self._complete and missing:
+        # An evaluation may leave a head out; a training that goes on without one would be another training.
+        unexpected = incompatible.unexpected_keys if "trainer" in self.checkpointables else []
+        if self._complete and (missing or unexpected):
             raise ValueError(
-                f"the checkpoint does not fit the model: {len(missing)} keys are missing or have another shape, such "
-                f"as {', '.join(missing[:3])}. To resume or evaluate, the config has to be the one of the training "
-                "(config.yaml in its OUTPUT_DIR)"
+                f"{self._source}: the checkpoint does not fit the model: {len(missing)} keys are missing or have "
+                f"another shape, and {len(unexpected)} are not the model's, such as "
+                f"{', '.join([*missing, *unexpected][:3])}. To resume or evaluate, the config has to be the one of the "
+                "training (config.yaml in its OUTPUT_DIR)"
             )
         return incompatible
 

@@ -8,6 +8,7 @@ across images. Letters: N images, L positions, T channels of a target.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,8 +39,10 @@ _COLLAPSED = TargetSpread(std=0.0, effective_rank=1.0)  # the least that each ca
 
 
 def target_spread(targets: Tensor) -> TargetSpread:
-    """Measure targets (N, L, T) of N >= 2 images."""
+    """Measure targets (N, L, T) of N >= 2 images; NaN of targets that are not finite."""
     # Double precision: what is left of a collapsed target is small beside its mean.
+    if not targets.isfinite().all():
+        return TargetSpread(math.nan, math.nan)
     centred = targets.double() - targets.double().mean(dim=0)
     std = centred.square().sum(dim=0).div(len(targets) - 1).mean().sqrt()
     points = centred.transpose(0, 1)
@@ -120,7 +123,7 @@ class CollapseGuard(HookBase):
         assert self._start is not None
         for name, now, start, least in zip(spread._fields, spread, self._start, _COLLAPSED, strict=True):
             allowed = least + self._min_fraction * (start - least)
-            if now < allowed:
+            if not now >= allowed:  # NaN is none, either
                 raise TargetCollapseError(
                     f"the target collapsed: after {next_iter} iterations its {name} across images is {now:.3g}, "
                     f"expected {allowed:.3g} or more, {self._min_fraction:g} (MODEL.MIM.GUARD_FRACTION) of the way "

@@ -18,6 +18,8 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+
 
 def seed_everything(*key: int) -> None:
     """Seed torch, NumPy and Python by a key, such as (seed, iteration): other keys give unrelated streams."""
@@ -53,11 +55,12 @@ class SeededDataset(Dataset[dict[str, Any]]):
 
     Args:
         dataset_dicts: in Detectron2's standard form.
-        mapper: turns one of them into the model's input, drawing from NumPy's, Python's or torch's generator.
+        mapper: turns one of them into the model's input, drawing from NumPy's, Python's or torch's generator; or into
+            None, and the next dataset dict takes the place.
         seed: seed of the stream.
     """
 
-    def __init__(self, dataset_dicts: list[dict[str, Any]], mapper: Callable[..., dict[str, Any]], seed: int) -> None:
+    def __init__(self, dataset_dicts: list[dict[str, Any]], mapper: Mapper, seed: int) -> None:
         self.dataset_dicts = dataset_dicts
         self.mapper = mapper
         self.seed = seed
@@ -67,12 +70,16 @@ class SeededDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         position, index = key
-        seed_everything(self.seed, position)
-        return self.mapper(self.dataset_dicts[index])
+        for step in range(len(self)):
+            seed_everything(self.seed, position)
+            mapped = self.mapper(self.dataset_dicts[(index + step) % len(self)])
+            if mapped is not None:
+                return mapped
+        raise ValueError(f"none of the {len(self)} images can be used; the warnings above say why")
 
 
 def build_stream(
-    cfg: CfgNode, dataset_dicts: list[dict[str, Any]], mapper: Callable[..., dict[str, Any]], seed: int, start: int
+    cfg: CfgNode, dataset_dicts: list[dict[str, Any]], mapper: Mapper, seed: int, start: int
 ) -> Iterable[list[dict[str, Any]]]:
     """Build the training loader.
 

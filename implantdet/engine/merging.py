@@ -27,7 +27,9 @@ def merge(cfg: CfgNode, config_file: str, options: Sequence[str]) -> None:
         ValueError: the file cannot be read, a key is unknown, or a value is of another type.
     """
     if len(options) % 2:
-        raise ValueError(f"options are pairs of KEY VALUE; found {len(options)} words: {' '.join(options)}")
+        flags = [word for word in options if word.startswith("--")]
+        hint = f"; put {' '.join(flags)} before the first of them" if flags else ""
+        raise ValueError(f"options are pairs of KEY VALUE; found {len(options)} words: {' '.join(options)}{hint}")
     if config_file:
         for key, value in _leaves(cfg, _load(config_file)):
             _set(cfg, key, value, config_file)

@@ -12,7 +12,7 @@ from detectron2.evaluation import DatasetEvaluators
 from torch import Tensor, nn
 
 from implantdet.data.dataset_mapper import RadiographMapper
-from implantdet.data.unlabelled import UnlabelledMapper, unlabelled_dicts
+from implantdet.data.unlabelled import LeaveOutUnreadable, UnlabelledMapper, unlabelled_dicts
 from implantdet.engine.collapse_guard import CollapseGuard
 from implantdet.engine.setup import needs_no_labels
 from implantdet.engine.trainer import Trainer
@@ -34,9 +34,9 @@ class Pretrainer(Trainer):
         return unlabelled_dicts(cfg)
 
     @classmethod
-    def build_mapper(cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> UnlabelledMapper:
+    def build_mapper(cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> LeaveOutUnreadable:
         """Crops to the size that positions are stored for, and flips."""
-        return UnlabelledMapper(cfg, is_train=True)
+        return LeaveOutUnreadable(UnlabelledMapper(cfg, is_train=True))
 
     def build_hooks(self) -> list[HookBase]:
         """The Trainer's, and before anything is saved or written the target's update and the collapse guard."""
@@ -72,15 +72,17 @@ class Pretrainer(Trainer):
 
     def guard_images(self) -> Tensor:
         """Images of the training set, evenly spaced, for the collapse guard: (N, C, H, W), grey levels."""
-        mapper = UnlabelledMapper(self.cfg, is_train=False)
+        mapper = LeaveOutUnreadable(UnlabelledMapper(self.cfg, is_train=False))
         num_images = min(self.cfg.MODEL.MIM.GUARD_IMAGES, len(self.dataset_dicts))
-        if num_images < 2:
+        spacing = len(self.dataset_dicts) // max(num_images, 1)
+        mapped = map(mapper, self.dataset_dicts[:: max(spacing, 1)][:num_images])
+        images = [item["image"] for item in mapped if item is not None]
+        if len(images) < 2:
             raise ValueError(
-                f"the collapse guard compares images, and found {num_images}; expected MODEL.MIM.GUARD_IMAGES >= 2 and "
-                "a training set of 2 images or more"
+                f"the collapse guard compares images, and found {len(images)}; expected MODEL.MIM.GUARD_IMAGES >= 2 "
+                "and a training set of 2 images or more"
             )
-        spacing = len(self.dataset_dicts) // num_images
-        return torch.stack([mapper(record)["image"] for record in self.dataset_dicts[::spacing][:num_images]])
+        return torch.stack(images)
 
 
 class TargetUpdate(HookBase):

@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from implantdet.config import add_implantdet_config
 from implantdet.data.idd import FOLDS
+from implantdet.data.problems import DataError
 from implantdet.data.register import register_idd
 from implantdet.engine.merging import merge
 from implantdet.modeling.implant_roi_heads import CascadeImplantROIHeads, ImplantROIHeads
@@ -38,7 +39,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         DataError: the dataset folder cannot be used.
         FileNotFoundError: there is no file ``MODEL.WEIGHTS`` to start from or to evaluate.
-        ValueError: as ``merge``, ``check_names``, ``check_part_head`` and ``complete_from_data``.
+        ValueError: as ``merge``, ``check_names``, ``check_pixels``, ``check_part_head`` and ``complete_from_data``.
     """
     warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")  # Detectron2's anchors: nothing to do
     cfg = get_cfg()
@@ -51,8 +52,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
     names = (*(() if trains_on_folder(cfg) else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST)
     theirs = [name in DatasetCatalog and "idd_root" not in MetadataCatalog.get(name).as_dict() for name in names]
     if (Path(cfg.DATASETS.ROOT) / FOLDS).is_file() or not all(theirs):
-        register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
+        try:
+            register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
+        except DataError as error:
+            if not trains_on_folder(cfg):
+                raise
+            raise DataError(
+                f"DATASETS.TEST {tuple(cfg.DATASETS.TEST)}: {error}. Without a dataset to evaluate on, give "
+                "DATASETS.TEST '()'"
+            ) from error
     check_names(cfg)
+    check_pixels(cfg)
     check_part_head(cfg)
     if not needs_no_labels(cfg):
         complete_from_data(cfg)
@@ -85,6 +95,20 @@ def check_names(cfg: CfgNode) -> None:
                     f"DATASETS.{key}: found '{name}', expected a registered dataset; DATASETS.NAME "
                     f"'{cfg.DATASETS.NAME}' registers {', '.join(own) or 'nothing without a DATASETS.ROOT'}"
                 )
+
+
+def check_pixels(cfg: CfgNode) -> None:
+    """See to it that images can be normalised.
+
+    Raises:
+        ValueError: mean and standard deviation are of unequally many channels, or a deviation is not above 0.
+    """
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != len(std) or len(mean) not in (1, 3) or not all(value > 0 for value in std):
+        raise ValueError(
+            f"found MODEL.PIXEL_MEAN {list(mean)} and MODEL.PIXEL_STD {list(std)}; expected as many numbers in both, 1 "
+            "(grey) or 3, and deviations above 0"
+        )
 
 
 def check_part_head(cfg: CfgNode) -> None:

@@ -19,11 +19,11 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from implantdet.assembly.assembler import PartAssembler
-from implantdet.data.copy_paste import Mapper, add_copy_paste
+from implantdet.data.copy_paste import add_copy_paste
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.engine.checkpoint import BEST, Checkpointer
 from implantdet.engine.hooks import BestCheckpointer, Evaluation, ProgressPrinter, ValidationLoss, WeightAveraging
-from implantdet.engine.loader import build_stream, seed_everything
+from implantdet.engine.loader import Mapper, build_stream, seed_everything
 from implantdet.engine.optimizer import build_adamw
 from implantdet.engine.schedule import with_lengths
 from implantdet.engine.second_stage import SecondStage, load_assembler
@@ -89,6 +89,11 @@ class Trainer(DefaultTrainer):
         """
         if not resume and comm.is_main_process():
             (Path(self.cfg.OUTPUT_DIR) / "last_checkpoint").unlink(missing_ok=True)
+        if resume and not self.checkpointer.has_checkpoint():
+            logging.getLogger(__name__).warning(
+                "--resume: OUTPUT_DIR '%s' has no checkpoint to go on from; the training starts from the beginning.",
+                self.cfg.OUTPUT_DIR,
+            )
         super().resume_or_load(resume)
         self._trainer.reset_data_loader(self._build_stream)  # from start_iter on
 

@@ -8,6 +8,7 @@ gives 0. The focal loss is divided by the number of proposals that are something
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,21 +77,27 @@ def class_weights(
         beta: β of the effective number, in [0, 1); 0 weighs all alike, → 1 is the inverse frequency.
 
     Raises:
-        ValueError: the weights that are given are not K positive numbers.
+        ValueError: the weights that are given are not K positive numbers, or there is no dataset to count.
     """
     if weighting == "none":
         return torch.ones(num_classes)
     if weighting == "given":
-        if len(given) != num_classes or min(given) <= 0:
+        if len(given) != num_classes or not all(
+            isinstance(weight, int | float) and 0 < weight < math.inf for weight in given
+        ):
             raise ValueError(
                 f"MODEL.PART_HEAD.CLASS_WEIGHTS: expected {num_classes} positive numbers, one per class; found {given}"
             )
         return torch.tensor(given, dtype=torch.float32)
+    if not datasets:
+        raise ValueError(
+            f"MODEL.PART_HEAD.CLASS_WEIGHTING: {weighting!r} counts the annotations of DATASETS.TRAIN, which is empty; "
+            "name a registered dataset there, or give the weights (CLASS_WEIGHTING given)"
+        )
     counts = count_annotations(datasets, num_classes)
     weights = inverse_frequency(counts) if weighting == "inverse_frequency" else effective_number(counts, beta)
     # The metadata is there after the annotations were counted.
-    metadata = MetadataCatalog.get(datasets[0]) if datasets else None
-    names = getattr(metadata, "thing_classes", range(num_classes))
+    names = MetadataCatalog.get(datasets[0]).get("thing_classes", range(num_classes))
     for name, count, weight in zip(names, counts.tolist(), weights.tolist(), strict=True):
         logger.info("category %s: %d annotations, weight %.3f", name, count, weight)
     return weights
@@ -123,7 +130,7 @@ def count_annotations(datasets: Sequence[str], num_classes: int) -> Tensor:
         annotation["category_id"]
         for name in datasets
         for record in DatasetCatalog.get(name)
-        for annotation in record["annotations"]
+        for annotation in record.get("annotations", ())
     )
     return torch.tensor([counted[index] for index in range(num_classes)], dtype=torch.float64)
 

@@ -19,6 +19,7 @@ from torchvision.ops import sigmoid_focal_loss
 from implantdet.modeling.losses import CLASS_WEIGHTINGS, ClassWeights, multi_label_loss, weighted_cross_entropy
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "focal")
+BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")  # Detectron2's
 _PRIOR = 0.01  # probability that an untrained model gives each category (RetinaNet, arXiv:1708.02002, section 4.1)
 
 
@@ -79,7 +80,8 @@ class PartPredictor(FastRCNNOutputLayers):
         # Between 0 and 1 the gradient has no bound where the model is right.
         if not (focal_gamma == 0 or focal_gamma >= 1) or focal_alpha > 1:
             raise ValueError(
-                f"MODEL.PART_HEAD: found FOCAL_GAMMA {focal_gamma}, FOCAL_ALPHA {focal_alpha}; expected 0 or >= 1, <= 1"
+                f"found MODEL.PART_HEAD.FOCAL_GAMMA {focal_gamma}, expected 0 or a number >= 1, and "
+                f"FOCAL_ALPHA {focal_alpha}, expected a number <= 1"
             )
         if not 0 <= effective_number_beta < 1:
             raise ValueError(
@@ -89,6 +91,11 @@ class PartPredictor(FastRCNNOutputLayers):
             raise ValueError(
                 f"MODEL.PART_HEAD.CLASS_WEIGHTS are given, but CLASS_WEIGHTING {class_weighting!r} does not read them: "
                 "set MODEL.PART_HEAD.CLASS_WEIGHTING given"
+            )
+        if kwargs.get("box_reg_loss_type", BOX_LOSSES[0]) not in BOX_LOSSES:
+            raise ValueError(
+                f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE: found {kwargs['box_reg_loss_type']!r}, expected one of "
+                f"{', '.join(BOX_LOSSES)}"
             )
         multi_label = loss != "cross_entropy"
         if multi_label and not kwargs.get("cls_agnostic_bbox_reg"):

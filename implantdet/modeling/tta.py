@@ -44,6 +44,8 @@ class SymmetryTTA(DatasetMapperTTA):
     @configurable
     def __init__(self, *, rot90: bool, flip: bool, panoramic_zoom: float = 1.0, **kwargs: Any) -> None:
         super().__init__(flip=False, **kwargs)
+        if not self.min_sizes:
+            raise ValueError("TEST.AUG.MIN_SIZES is empty; expected lengths of the shorter edge, in pixels")
         self.panoramic_zoom = panoramic_zoom
         choices = itertools.product((False, True)[: 1 + rot90], *[(False, True)[: 1 + flip]] * 2)
         self.symmetries = tuple(choices)

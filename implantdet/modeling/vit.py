@@ -68,6 +68,8 @@ class ViT(Backbone):
         super().__init__()
         if window_size < 0:
             raise ValueError(f"MODEL.VIT.WINDOW_SIZE: found {window_size}, expected a side in patches, or 0 for none")
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"MODEL.VIT.DROP_PATH_RATE: found {drop_path_rate}, expected a number in [0, 1)")
         vit = _create_timm_vit(name, img_size, in_chans, drop_path_rate)
         unknown = set(global_blocks) - set(range(len(vit.blocks)))
         if unknown:
@@ -138,7 +140,8 @@ class ViT(Backbone):
         if height % PATCH_SIZE or width % PATCH_SIZE:
             raise ValueError(
                 f"found images of {height} × {width} pixels, expected multiples of {PATCH_SIZE}; "
-                "pad them with detectron2's ImageList and the backbone's padding_constraints"
+                "resize them (UnlabelledMapper makes squares of MODEL.VIT.IMG_SIZE), or pad them with Detectron2's "
+                "ImageList and the backbone's padding_constraints"
             )
         patches = self.patch_embed(images)
         grid = (patches.shape[1], patches.shape[2])

@@ -59,6 +59,12 @@ def read_checkpoint(source: str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if not isinstance(error, pickle.UnpicklingError) or not path.stat().st_size:
+            found = f"{path.stat().st_size} bytes that are no whole file of torch.save"
+            raise ValueError(
+                f"{source}: expected a checkpoint, found {found} ({str(error).partition(chr(10))[0] or 'it ends'}). "
+                "It may be cut off: fetch or write it again"
+            ) from error
         found = str(error).partition("\n")[0]
         raise ValueError(
             f"{source}: expected a checkpoint of nothing but tensors and plain values, found {found!r}. "
@@ -110,7 +116,7 @@ def fit_backbone_state(state: Mapping[str, Tensor], model: nn.Module, allow_part
         A state dict with the keys of ``model``, to be loaded with ``strict=False``. Other parts are as they were.
 
     Raises:
-        ValueError: ``allow_partial`` is False and the ViT would not load completely.
+        ValueError: ``allow_partial`` is False and the ViT would not load completely, or nothing of it would.
     """
     found = next(((name, module) for name, module in model.named_modules() if isinstance(module, ViT)), None)
     if found is None:
@@ -118,6 +124,11 @@ def fit_backbone_state(state: Mapping[str, Tensor], model: nn.Module, allow_part
     name, vit = found
     prefix = f"{name}." if name else ""
     encoder, others = _split_encoder(state)
+    if not vit.state_dict().keys() & encoder.keys():
+        raise ValueError(
+            f"none of these weights is one of a ViT: found keys such as {', '.join(list(state)[:4]) or 'none'}; "
+            f"expected timm's names, such as {_PATCH_WEIGHT}, bare or after {ENCODER_PREFIX}"
+        )
     _adapt_shapes(encoder, vit)
     _check_coverage(encoder, vit, allow_partial)
     shapes = {key: value.shape for key, value in vit.state_dict().items()}

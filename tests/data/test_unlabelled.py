@@ -1,5 +1,6 @@
 """Images without labels: from folders and datasets, never the test images, and square."""
 
+import re
 import shutil
 
 import cv2
@@ -13,6 +14,7 @@ from implantdet.config import add_implantdet_config
 from implantdet.data.problems import DataError
 from implantdet.data.register import register_idd
 from implantdet.data.unlabelled import (
+    LeaveOutUnreadable,
     SquareCrop,
     UnlabelledMapper,
     image_folder_dicts,
@@ -83,6 +85,24 @@ def test_test_images_are_used_if_asked_for(cfg):
     assert names(unlabelled_dicts(cfg)) == names_of("train_fold0") | names_of("val_fold0")
     cfg.DATASETS.TRAIN = ("unlabelled_train_fold0", "unlabelled_test")
     assert names(unlabelled_dicts(cfg)) == names_of("train_fold0") | names_of("test")
+
+
+def test_sets_of_whole_implants_have_the_same_images(cfg):
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("unlabelled_test_systems",), ()
+    assert names(unlabelled_dicts(cfg)) == names_of("test")
+
+
+def test_images_that_cannot_be_read_are_left_out_with_a_warning(cfg, idd_root, tmp_path, caplog):
+    shutil.copytree(idd_root / "images", tmp_path / "folder")
+    (tmp_path / "folder" / "broken.png").write_bytes((idd_root / "images" / "001.png").read_bytes()[:200])
+    cfg.DATASETS.IMAGE_FOLDER = str(tmp_path / "folder")
+    assert "broken.png" not in names(unlabelled_dicts(cfg))  # its picture is compared with those of the test images
+    assert re.search(r"left out: .*broken\.png: unreadable image: .*; repair or remove the file", caplog.text)
+    caplog.clear()
+    mapper = LeaveOutUnreadable(UnlabelledMapper(cfg, is_train=True))
+    assert mapper({"file_name": str(tmp_path / "folder" / "broken.png")}) is None
+    assert "left out: " in caplog.text
+    assert mapper({"file_name": str(tmp_path / "folder" / "002.png")})["image"].shape == (1, 48, 48)
 
 
 def test_a_warning_says_that_no_test_images_are_known(cfg, caplog):

@@ -97,6 +97,18 @@ def test_a_checkpoint_that_does_not_fit_is_no_start_over(tmp_path):
         Checkpointer(linear()).load(str(tmp_path / "other.pth"))
 
 
+def test_what_is_resumed_has_no_more_than_the_model(tmp_path):
+    """A training of something else left it; to evaluate a part of a model is no mistake."""
+    content = {"model": linear(1.0).state_dict() | {"target.teacher": torch.zeros(1)}, "trainer": linear().state_dict()}
+    path = tmp_path / "other.pth"
+    torch.save(content, path)
+    message = r"other\.pth: .* 0 keys are missing .* 1 are not the model's, such as target\.teacher\."
+    with pytest.raises(ValueError, match=message):
+        Checkpointer(linear(), trainer=linear()).load(str(path))
+    Checkpointer(linear(), trainer=linear()).load(str(path), checkpointables=[])  # MODEL.WEIGHTS
+    Checkpointer(linear()).load(str(path))
+
+
 def test_a_file_that_is_not_there_says_what_could_be(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"none\.pth: no such file; MODEL\.WEIGHTS is a \.pth file, a URL, or timm"

@@ -46,6 +46,10 @@ def test_positions_alone_are_no_spread():
     assert target_spread(noisy).effective_rank > 5
 
 
+def test_what_is_not_finite_has_no_spread():
+    assert all(map(math.isnan, target_spread(torch.full((4, 2, 3), math.nan))))
+
+
 # --- the guard at work
 
 
@@ -137,6 +141,21 @@ class NarrowTargets(MaskedImageModel):
             return targets
         along = (targets - targets.mean(dim=0)).norm(dim=-1, keepdim=True) * torch.ones(targets.shape[-1])
         return along / along.square().mean().sqrt()
+
+
+def test_guard_stops_a_run_that_diverged():
+    class Diverging(MaskedImageModel):
+        def targets(self, images):
+            return super().targets(images) * (float("nan") if self.training and self.seen else 1.0)
+
+        def forward(self, inputs):
+            self.seen = True
+            return super().forward(inputs)
+
+        seen = False
+
+    with pytest.raises(TargetCollapseError, match="its std across images is nan"):
+        TinyPretraining(20, 1e-3, model=Diverging, target="encoder", layers=[1], ema_decay=0.9).train()
 
 
 def test_guard_stops_a_run_whose_target_keeps_one_direction():

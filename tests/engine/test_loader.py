@@ -120,3 +120,18 @@ def test_an_item_does_not_depend_on_those_before_it():
     assert dataset[(5, 2)] == item
     assert dataset[(6, 2)] != item
     assert len(dataset) == NUM_IMAGES
+
+
+def test_the_next_image_stands_in_for_one_that_cannot_be_used(cfg):
+    def without(number):
+        return lambda record: None if record["image_id"] == number else draw(record)
+
+    everything, most = (
+        [(image_id, draws) for image_id, draws in take(build_stream(cfg, RECORDS, mapper, seed=0, start=0), 7)]
+        for mapper in (draw, without(2))
+    )
+    for (whole_id, whole_draws), (image_id, draws) in zip(everything, most, strict=True):
+        assert image_id == (3 if whole_id == 2 else whole_id)
+        assert draws == whole_draws  # the position decides
+    with pytest.raises(ValueError, match="none of the 7 images can be used"):
+        SeededDataset(RECORDS, lambda record: None, 0)[0, 0]

@@ -8,8 +8,10 @@ import shutil
 import pytest
 import yaml
 from conftest import REPOSITORY, tiny_dataset, write_idd
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from implantdet.config import add_implantdet_config
 from implantdet.data.problems import DataError
 from implantdet.data.unlabelled import unlabelled_dicts
 from implantdet.engine.setup import setup
@@ -169,3 +171,32 @@ def test_a_dataset_that_detectron2_knows_needs_none_of_ours(idd_root, tmp_path):
 def test_a_missing_dataset_says_how_to_get_one(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.*implantdet import"):
         setup(arguments(tmp_path / "nowhere", tmp_path))
+
+
+def test_a_folder_without_a_dataset_says_what_to_do_about_the_test_set(idd_root, tmp_path):
+    options = folder_arguments(idd_root / "images", tmp_path / "nowhere", tmp_path, "DATASETS.TEST", "('none_test',)")
+    with pytest.raises(
+        DataError, match=r"DATASETS\.TEST \('none_test',\): .*no such folder.* give DATASETS\.TEST '\(\)'"
+    ):
+        setup(options)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [("[1.0]", "[1.0, 1.0, 1.0]"), ("[1.0, 1.0]", "[1.0, 1.0]"), ("[1.0]", "[0.0]"), ("[]", "[]")]
+)
+def test_pixels_that_cannot_be_normalised_are_an_error(idd_root, tmp_path, mean, std):
+    options = ("MODEL.PIXEL_MEAN", mean, "MODEL.PIXEL_STD", std)
+    with pytest.raises(
+        ValueError, match=r"found MODEL\.PIXEL_MEAN \[.*expected as many numbers in both, 1 \(grey\) or 3"
+    ):
+        setup(arguments(idd_root, tmp_path, *options))
+
+
+def test_what_was_asked_of_detectron2_stays():
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON = True
+    add_implantdet_config(cfg)
+    assert cfg.MODEL.MASK_ON is True
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    assert cfg.MODEL.MASK_ON is None

@@ -136,12 +136,13 @@ def test_several_test_sets_have_a_folder_each(tiny_cfg):
     assert best == last_metrics(cfg)["tiny_masks_val_fold0/bbox/AP"]  # the first one decides
 
 
-def test_a_new_start_hides_the_old_checkpoints_from_a_resume(tiny_cfg):
+def test_a_new_start_hides_the_old_checkpoints_from_a_resume(tiny_cfg, caplog):
     cfg = tiny_cfg(*TWO_EPOCHS)
     train(cfg)
     with pytest.raises(KeyboardInterrupt):
         train(cfg, interrupt_at=1)
     assert train(cfg, resume=True).start_iter == 0
+    assert "has no checkpoint to go on from; the training starts from the beginning" in caplog.text
 
 
 @pytest.mark.parametrize("checkpointing", ["False", "True"])

@@ -120,6 +120,7 @@ def test_a_category_without_annotations_gets_weight_one():
 def dataset():
     categories = [[0, 0, 1], [], [0, 2], [0]]
     records = [{"annotations": [{"category_id": index} for index in image]} for image in categories]
+    records.append({})  # nobody looked at it
     DatasetCatalog.register("counted", lambda: records)
     yield "counted"
     DatasetCatalog.remove("counted")
@@ -141,6 +142,13 @@ def test_weights_are_counted_in_the_registered_set_and_logged(dataset, caplog):
 def test_given_weights():
     assert class_weights("given", 2, given=[1, 2.5]).tolist() == [1.0, 2.5]
     assert class_weights("none", 2).tolist() == [1.0, 1.0]
-    for given in ([1.0], [1.0, 0.0]):
+    for given in ([1.0], [1.0, 0.0], [1.0, math.nan], [1.0, math.inf], ["1", "2"]):
         with pytest.raises(ValueError, match="expected 2 positive numbers, one per class"):
             class_weights("given", 2, given=given)
+
+
+def test_nothing_to_count_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"CLASS_WEIGHTING: 'inverse_frequency' counts .* DATASETS\.TRAIN, which is empty"
+    ):
+        class_weights("inverse_frequency", 4)
