@@ -71,7 +71,7 @@ PRETRAIN = {
 }
 # In float32, because not every CPU has instructions for bfloat16: so machines can share a comparison.
 _TINY = ("DATALOADER.NUM_WORKERS", 1, "SOLVER.AMP.ENABLED", False)
-# Every side's lower blocks learn more slowly, as in idd_tiny: on the phantom that was better for random weights too.
+# All sides are fine-tuned alike: the lower blocks of random weights, too, learn more slowly, as in idd_tiny.
 _DECAY = ("SOLVER.LAYER_DECAY", 0.75)
 _PARTS = (
     *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
