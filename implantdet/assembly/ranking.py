@@ -6,7 +6,7 @@ line; an axis that was not read, or could not be, is NaN and left out, which is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -207,21 +207,25 @@ class Ranker:
         The class of a whole-implant detection is not part of the design. Scores count as they are: scalings know the
         designs of known lines alone, and explain away what is strange.
         """
+        return self._fit(self._scores(readings))
+
+    def _fit(self, scores: Array) -> Array:
         lines = self.table.is_described
         if not lines.any():
-            return np.full(len(readings), np.nan)
+            return np.full(len(scores), np.nan)
         design = np.array([axis != SYSTEM for axis, _ in self._columns])
         counts = [int(n) for axis, n in zip(self.axes, self._sizes, strict=True) if axis != SYSTEM]
         prior = self.table.prior[lines] / self.table.prior[lines].sum()
         likelihood = self._side_by_side[design][:, lines]
-        return design_fit(self._scores(readings)[:, design], likelihood, prior, counts)
+        return design_fit(scores[:, design], likelihood, prior, counts)
 
     def rank(self, readings: Sequence[Readings]) -> list[Ranking]:
         """Of every implant: systems and lines, most probable first, with evidence, conformal sets and fit."""
         if not readings:
             return []
         table, calibration = self.table, self.calibration
-        votes = self._votes(self._scores(readings))
+        scores = self._scores(readings)
+        votes = self._votes(scores)
         likelihoods = self._likelihoods(readings, votes)
         lines = self.posterior(likelihoods)
         systems = lines @ self.membership
@@ -231,17 +235,23 @@ class Ranker:
         names = table.values[SYSTEM]
         system_sets = conformal_sets(names, systems, calibration.system_quantiles.of(names))
         line_sets = conformal_sets(table.titles, lines, calibration.line_quantile)
+        told = list(map(self._told, readings, votes))
         return [
             Ranking(
-                systems=_ranked(names, systems[k], told, for_system[k]),
-                lines=_ranked(table.titles, lines[k], told, for_line[k]),
-                system_set=system_sets[k],
-                line_set=line_sets[k],
+                systems=ranked_systems,
+                lines=ranked_lines,
+                system_set=system_set,
+                line_set=line_set,
                 fit=None if np.isnan(fit) else fit,
                 unknown=fit < calibration.min_fit,  # False of NaN
             )
-            for k, (told, fit) in enumerate(
-                zip(map(self._told, readings, votes), self.fit(readings).tolist(), strict=True)
+            for ranked_systems, ranked_lines, system_set, line_set, fit in zip(
+                _ranked(names, systems, told, for_system),
+                _ranked(table.titles, lines, told, for_line),
+                system_sets,
+                line_sets,
+                self._fit(scores).tolist(),
+                strict=True,
             )
         ]
 
@@ -274,17 +284,27 @@ def conformal_sets(
 
 
 def _ranked(
-    names: Sequence[str], probabilities: Array, told: Mapping[int, tuple[str, str, float]], weights: Array
-) -> tuple[Candidate, ...]:
-    """Candidates in order. ``weights`` [A, candidates]: log-likelihood against the average candidate."""
-    heaviest = np.argsort(-np.abs(weights), axis=0, kind="stable")[: len(told)].T.tolist()  # what is NaN comes last
-    columns = weights.T.tolist()
-    candidates: list[Candidate] = []
-    for place, index in enumerate(np.argsort(-probabilities, kind="stable").tolist(), start=1):
-        probability = float(probabilities[index])
-        tied = place > 1 and candidates[-1].probability - probability <= TIE * probability
-        reasons: tuple[Evidence, ...] = ()
-        if probability >= TOLD:
-            reasons = tuple([Evidence(*told[axis], columns[index][axis]) for axis in heaviest[index]])
-        candidates.append(Candidate(names[index], probability, candidates[-1].rank if tied else place, reasons))
-    return tuple(candidates)
+    names: Sequence[str], probabilities: Array, told: Sequence[Mapping[int, tuple[str, str, float]]], weights: Array
+) -> Iterator[tuple[Candidate, ...]]:
+    """Of every implant, the candidates in order, n of them.
+
+    Args:
+        names: of the candidates.
+        probabilities: [K, n].
+        told: of every implant, what ``Ranker._told`` says.
+        weights: [K, A, n] log-likelihood against the average candidate; NaN where an axis was not read.
+    """
+    columns = weights.transpose(0, 2, 1)
+    orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
+    heaviest = np.argsort(-np.abs(columns), axis=2, kind="stable").tolist()  # what is NaN comes last
+    rows = zip(orders, probabilities.tolist(), told, columns.tolist(), heaviest, strict=True)
+    for order, probability, read, weight, axes in rows:
+        candidates: list[Candidate] = []
+        for place, index in enumerate(order, start=1):
+            mine = probability[index]
+            tied = place > 1 and candidates[-1].probability - mine <= TIE * mine
+            reasons: tuple[Evidence, ...] = ()
+            if mine >= TOLD:
+                reasons = tuple([Evidence(*read[axis], weight[index][axis]) for axis in axes[index][: len(read)]])
+            candidates.append(Candidate(names[index], mine, candidates[-1].rank if tied else place, reasons))
+        yield tuple(candidates)
