@@ -58,8 +58,9 @@ COMPARISONS = {
 }
 SIZES = {
     "tiny": "Size `tiny` of the [script](mim_comparison.py): ViT-Ti, pre-trained on crops of 128 px in small batches "
-    "with a narrow decoder and, of MDE, a teacher that follows ten times as fast as the config's; the detectors are [opg_vit_tiny.yaml](../configs/opg_vit_tiny.yaml) and, for parts, "
-    "[idd_tiny.yaml](../configs/idd_tiny.yaml), of the commits below.",
+    "with a narrow decoder and, of MDE, a teacher that follows ten times as fast as the config's; the detectors are "
+    "[opg_vit_tiny.yaml](../configs/opg_vit_tiny.yaml) and, for parts, [idd_tiny.yaml](../configs/idd_tiny.yaml), of "
+    "the commits below.",
     "base": "ViT-B at 416 px.",
 }
 CAVEATS = {
