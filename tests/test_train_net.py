@@ -213,6 +213,20 @@ def test_parts_are_trained_assembled_and_predicted(tmp_path, capsys):
     root, out = write_idd(tmp_path / "implants", num_images=40), tmp_path / "out"
     run(*tiny_dataset(root), "OUTPUT_DIR", out, config="idd_smoke")
     assert read(out / "tiny_implants_test/results.json")["implants"]["num_implants"] == 12
+
+    # Two processes put together what one found, implant by implant.
+    weights = ("MODEL.WEIGHTS", out / "model_final.pth", "DATASETS.TEST", "('tiny_implants_test',)")
+    two = ("OUTPUT_DIR", tmp_path / "two")
+    run("--eval-only", *tiny_dataset(root), *weights, *two, config="idd_smoke", processes=2)
+    assert read(tmp_path / "two/implants.json") == read(out / "tiny_implants_test/implants.json")
+    found, expected = (
+        read(folder / "results.json")["implants"] for folder in (tmp_path / "two", out / "tiny_implants_test")
+    )
+    for figures in (found, expected):
+        assert figures["stage1"].pop("fps") > 0
+        assert figures["stage2"].pop("fps") > 0
+    assert found == expected
+
     radiographs = sorted((root / "images").iterdir())[:1]
     options = ["--min-score", "0.5", "--mm-per-pixel", "0.1", "--modality", "panoramic"]
     assert main(["predict", *map(str, [out, *radiographs, "--out", tmp_path / "found"]), *options]) == 0
