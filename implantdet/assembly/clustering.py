@@ -15,6 +15,7 @@ from implantdet.assembly.geometry import Array, Indices, centres, intersection_a
 from implantdet.structures import SLOTS
 
 MAX_ITER = 300  # the paper's
+NUM_INIT = 10  # starts, of which the best counts: one alone hangs on the order of the parts
 
 
 def k_means(parts: Parts) -> Indices:
@@ -57,7 +58,7 @@ def _cluster(boxes: Array, k: int) -> Indices:
     order = np.argsort(np.hypot(*(points - points.mean(axis=0)).T), kind="stable")
     # Parts on one spot make one cluster; scikit-learn warns where there are fewer points than clusters.
     k = min(k, len(np.unique(points, axis=0)))
-    k_means = KMeans(k, init="k-means++", n_init="auto", max_iter=MAX_ITER, random_state=0)
+    k_means = KMeans(k, init="k-means++", n_init=NUM_INIT, max_iter=MAX_ITER, random_state=0)
     labels = np.empty(len(points), np.intp)
     labels[order] = k_means.fit_predict(points[order])
     return np.unique(labels, return_inverse=True)[1]
@@ -68,7 +69,10 @@ def _members(parts: Parts, thirds: Indices, labels: Indices) -> Indices:
     members = np.full((labels.max() + 1 if len(labels) else 0, len(SLOTS)), -1)
     points = centres(parts.boxes[thirds])
     middles = np.array([points[labels == k].mean(axis=0) for k in range(len(members))]).reshape(-1, 2)
-    order = np.lexsort((-np.hypot(*(points - middles[labels]).T), parts.alone[thirds]))  # a later one takes the place
+    # Two parts alone are as far from their middle; rounding must not choose between them.
+    off_cluster = np.hypot(*(points - middles[labels]).T).round(6)
+    off_all = np.hypot(*(points - points.sum(axis=0) / max(len(points), 1)).T)
+    order = np.lexsort((-off_all, -off_cluster, parts.alone[thirds]))  # a later one takes the place
     members[labels[order], parts.slots[thirds[order]]] = thirds[order]
     wholes = np.flatnonzero(parts.slots == WHOLE)
     free = np.ones(len(wholes), bool)
