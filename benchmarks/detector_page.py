@@ -40,7 +40,8 @@ def difference_rows(table_of: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, setting in table_of.items():
         for key in ("part_AP", "rare_part_AP", "implant_AP"):
-            if found := setting.get("difference", {}).get(key):
+            found = setting.get("difference", {}).get(key)
+            if found and found["pairs"]:
                 interval = "[{:+.1f}, {:+.1f}]".format(*found["ci95"]) if "ci95" in found else "–"
                 rows.append([name, METRICS[key], f"{found['mean']:+.1f}", interval])
     return rows
@@ -197,19 +198,24 @@ def curve_section() -> list[str]:
     """The curve against training images."""
     result = read("head_curve")
     curve = result["by_training_images"]
-    num_seeds = len(next(iter(curve.values()))["by_seed"])
     rows = []
     for size, point in curve.items():
         columns = [[metrics[key] for metrics in point["by_seed"].values()] for key in METRICS]
-        rows.append([size, *(f"{mean(column):.1f} ± {stdev(column):.1f}" for column in columns)])
+        spreads = [f" ± {stdev(column):.1f}" if len(column) > 1 else "" for column in columns]
+        cells = [f"{mean(column):.1f}{spread}" for column, spread in zip(columns, spreads, strict=True)]
+        rows.append([size, len(columns[0]), *cells])
+    since = (
+        ""
+        if "configs" in result
+        else " **The config is another since**: this and the sections below were trained with one anchor per octave, "
+        "up to 64 px, on the levels p3 to p5, fewer proposals, without cascade, zoom and box voting."
+    )
     named = {f"{size} images": point for size, point in curve.items()}
     return [
         "## What more training images give",
-        f"{result['image_passes']} crops for every size of the training set, {num_seeds} seeds, mean ± SD, evaluated "
-        "on the test patients. **The config is another since**: this and the sections below were trained with "
-        "one anchor per octave, up to 64 px, on the levels p3 to p5, fewer proposals, without cascade, zoom and box "
-        "voting.",
-        table(rows, ["training images", *METRICS.values()]),
+        f"{result['image_passes']} crops for every size of the training set, mean ± SD over the seeds, evaluated on "
+        f"the test patients.{since}",
+        table(rows, ["training images", "seeds", *METRICS.values()]),
         "![AP50 against the number of training images](results/head_curve.png)",
         "Differences to the next smaller set, paired over the seeds, with 95 % intervals (Student's t):",
         table(difference_rows(named), ["", "metric", "difference", "95 % interval"]),

@@ -4,18 +4,23 @@
                                     [--config FILE] [KEY VALUE …]
     python benchmarks/head_curve.py --smoke
 
-All are evaluated on the test set. An interrupted run goes on when it is started again with the same --work.
+All are evaluated on the test set. An interrupted run goes on when it is started again with the same --work. Runs that
+are in ``results/head_curve.json`` already, of the same settings, stay and are not trained again: so one machine can add
+sizes and seeds to what another has measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import head_runs as runs
-import numpy as np
+from _fingerprint import fingerprint
 from _record import RESULTS
 from matplotlib.figure import Figure
 
@@ -60,9 +65,10 @@ def draw_curve(curve: dict[int, dict[str, Any]], path: Path) -> None:
         ("rare_part_AP50", "rarest third of parts"),
         ("implant_AP50", "implants"),
     ):
-        values = np.array([[metrics[key] for metrics in point["by_seed"].values()] for point in curve.values()])
-        (line,) = axes.plot(list(curve), values.mean(axis=1), marker="o", label=label)
-        axes.fill_between(list(curve), values.min(axis=1), values.max(axis=1), color=line.get_color(), alpha=0.2)
+        values = [[metrics[key] for metrics in point["by_seed"].values()] for point in curve.values()]
+        (line,) = axes.plot(list(curve), list(map(mean, values)), marker="o", label=label)
+        span = list(map(min, values)), list(map(max, values))
+        axes.fill_between(list(curve), *span, color=line.get_color(), alpha=0.2)
     axes.set(xscale="log", xlabel="training images", ylabel="AP50, percent", ylim=(0, 100))
     axes.set_xticks(list(curve), [str(size) for size in curve])
     axes.minorticks_off()
@@ -86,27 +92,45 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         runs.detect(run, smaller[size], "test")
         return run
 
-    points = {(size, seed): partial(training, size, seed) for seed in arguments.seeds for size in reversed(sizes)}
-    runs.in_parallel(arguments.jobs, list(points.values()))
-    curve: dict[int, dict[str, Any]] = {
-        size: {
-            "by_seed": {
-                seed: runs.metrics(truth, runs.detections(points[size, seed]() / "test")) for seed in arguments.seeds
-            }
-        }
-        for size in sizes
+    settings = settings_of(arguments)
+    by_run = {} if arguments.smoke else recorded(settings)
+    points = {
+        (size, seed): partial(training, size, seed)
+        for seed in arguments.seeds
+        for size in reversed(sizes)
+        if (size, seed) not in by_run
     }
-    for size, smaller_size in zip(sizes[1:], sizes[:-1], strict=True):
-        curve[size]["difference"] = runs.paired_differences(curve[size]["by_seed"], curve[smaller_size]["by_seed"])
+    runs.in_parallel(arguments.jobs, list(points.values()))
+    by_run |= {key: runs.metrics(truth, runs.detections(train() / "test")) for key, train in points.items()}
+    curve: dict[int, dict[str, Any]] = {}
+    for size, seed in sorted(by_run):
+        curve.setdefault(size, {"by_seed": {}})["by_seed"][seed] = by_run[size, seed]
+    for (_, smaller_point), (_, point) in pairwise(curve.items()):
+        point["difference"] = runs.paired_differences(point["by_seed"], smaller_point["by_seed"])
     if not arguments.smoke:
         draw_curve(curve, RESULTS / "head_curve.png")
+    return {**settings, "by_training_images": curve}
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that a run depends on beside its size and seed."""
     return {
         "num_images": arguments.images,
         "config": arguments.config,
-        "options": arguments.options,
+        "configs": fingerprint(arguments.config, arguments.options),
+        "options": list(map(str, arguments.options)),
         "image_passes": arguments.passes,
-        "by_training_images": curve,
     }
+
+
+def recorded(settings: dict[str, Any]) -> dict[tuple[int, int], dict[str, float]]:
+    """(size, seed) → metrics of the runs of the result file, if it is of these settings."""
+    path = RESULTS / "head_curve.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if any(found.get(key) != value for key, value in settings.items()):
+        return {}
+    points = found["by_training_images"].items()
+    return {(int(size), int(seed)): told for size, point in points for seed, told in point["by_seed"].items()}
 
 
 def main() -> None:

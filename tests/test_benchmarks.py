@@ -259,3 +259,17 @@ def test_seesaw_weights_by_hand(long_tail):
     torch.testing.assert_close(weights[0, 1:], torch.tensor([0.25**0.8, 1.0]))
     torch.testing.assert_close(weights[1, ::2], torch.tensor([4.0, 1.0]))
     assert weights[2].tolist() == [1, 1, 1]
+
+
+def test_the_curve_keeps_runs_of_the_same_settings(benchmark, tmp_path, monkeypatch):
+    module = benchmark("head_curve")
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    asked = {"images": 40, "config": "configs/opg_smoke.yaml", "options": ["SEED", 1], "passes": 24}
+    settings = module.settings_of(argparse.Namespace(**asked))
+    assert module.recorded(settings) == {}
+    curve = {8: {"by_seed": {0: {"part_AP": 1.0}, 2: {"part_AP": 3.0}}}, 30: {"by_seed": {0: {"part_AP": 2.0}}}}
+    write_json(tmp_path / "head_curve.json", settings | {"by_training_images": curve, "record": {}})
+    runs = {(8, 0): {"part_AP": 1.0}, (8, 2): {"part_AP": 3.0}, (30, 0): {"part_AP": 2.0}}
+    assert module.recorded(settings) == runs
+    for changes in ({"images": 41}, {"config": "configs/idd_smoke.yaml"}, {"options": []}, {"passes": 25}):
+        assert module.recorded(module.settings_of(argparse.Namespace(**asked | changes))) == {}
