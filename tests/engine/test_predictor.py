@@ -36,7 +36,7 @@ SHORT = (
     ids=["masks", "many versions of an image"],
 )
 def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, options):
-    root = write_idd(tmp_path / "implants", num_images=40)
+    root = write_idd(tmp_path / "predicted", num_images=40)  # a name that no other test registers
     content = json.loads((root / "annotations.json").read_text(encoding="utf-8"))
     for number, image in enumerate(content["images"]):
         image["modality"] = ("panoramic", "periapical")[number % 2]
@@ -47,9 +47,9 @@ def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, 
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
-    written = json.loads((out / "tiny_implants_test/implants.json").read_text(encoding="utf-8"))
-    records = {record["image_id"]: record for record in DatasetCatalog.get("tiny_implants_test")}
-    for name in [name for name in DatasetCatalog if name.startswith("tiny_implants")]:
+    written = json.loads((out / "tiny_predicted_test/implants.json").read_text(encoding="utf-8"))
+    records = {record["image_id"]: record for record in DatasetCatalog.get("tiny_predicted_test")}
+    for name in [name for name in DatasetCatalog if name.startswith("tiny_predicted")]:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
 
