@@ -192,7 +192,8 @@ def without_same_pictures(dicts: Sequence[dict[str, Any]], held_out: Sequence[st
 
     And, with a warning, those whose image cannot be read.
     """
-    hashes = [picture_hash(read_radiograph(name)) for name in held_out]
+    progress = tqdm(held_out, desc="reading test images", unit="image", disable=None)
+    hashes = [picture_hash(read_radiograph(name)) for name in progress]
     readable = []
     for record in tqdm(dicts, desc="looking for test images", unit="image", disable=None):
         try:
