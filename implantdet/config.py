@@ -7,15 +7,19 @@ from detectron2.config import CfgNode
 
 
 def add_implantdet_config(cfg: CfgNode) -> None:
-    """Add implantdet's keys and their defaults to ``cfg``, in place. What was asked for of Detectron2's keys stays."""
+    """Add implantdet's keys and their defaults to ``cfg``, in place.
+
+    Two of Detectron2's keys get other defaults: ``MODEL.DEVICE`` is ``cpu`` instead of a ``cuda`` that is not there,
+    and ``MODEL.MASK_ON`` None, unless it is True already. Set ``MODEL.MASK_ON`` False after this.
+    """
     _add_dataset_keys(cfg)
     _add_vit_keys(cfg)
     _add_part_head_keys(cfg)
     _add_mim_keys(cfg)
     _add_solver_keys(cfg)
     _add_assembly_keys(cfg)
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"  # Detectron2 says cuda in any case
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
     # True, False, or None: a mask head if every annotation of the training and test sets has a mask.
     cfg.MODEL.MASK_ON = cfg.MODEL.MASK_ON or None
 

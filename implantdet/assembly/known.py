@@ -82,8 +82,10 @@ def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) ->
         if min(x0, y0) < EDGE or x1 > record["width"] - EDGE or y1 > record["height"] - EDGE:
             implant.cut.add(meaning.slot)
     for (key, slot), same in boxes.items():
-        x0, y0, x1, y1 = (math.fsum(side) / len(same) for side in zip(*same, strict=True))  # in whatever order
-        implants[key].boxes[slot] = (x0, y0, x1, y1)
+        if len(set(same)) > 1:
+            x0, y0, x1, y1 = (math.fsum(side) / len(same) for side in zip(*same, strict=True))  # in whatever order
+            same = [(x0, y0, x1, y1)]
+        implants[key].boxes[slot] = same[0]
     return list(implants.values())
 
 

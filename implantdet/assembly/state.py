@@ -126,7 +126,7 @@ def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[s
         raise ValueError(f"{path}: was learned for other classes than the {len(thing_classes)} of this detector")
     try:
         state, names = _parse(content)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged: {type(error).__name__} {error}; {AGAIN}") from error
     lost = [f"{axis}.{name}" for axis in names for name in names[axis] if name not in values.get(axis, ())]
     if lost:
@@ -186,9 +186,9 @@ def _parse(content: dict[str, Any]) -> tuple[AssemblerState, dict[str, list[str]
         float(_positive(content, "temperature")),
         _numbers(content["biases"]),
         scalings,
-        Quantiles(content["system_quantiles"][0], _numbers(content["system_quantiles"][1])),
-        None if content["line_quantile"] is None else float(_array(content["line_quantile"])),
-        -np.inf if content["min_fit"] is None else float(content["min_fit"]),
+        Quantiles(_optional(content["system_quantiles"][0]), _numbers(content["system_quantiles"][1])),
+        _optional(content["line_quantile"]),
+        -np.inf if content["min_fit"] is None else float(_array(content["min_fit"])),
     )
     state = AssemblerState(
         model,
@@ -220,6 +220,10 @@ def _nullable(values: Array) -> list[float | None]:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(_array(value)) for name, value in values.items()}
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(_array(value))
 
 
 def _positive(content: dict[str, Any], key: str, *shape: int) -> Array:

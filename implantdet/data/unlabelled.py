@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import CropTransform, Transform, TransformList
 from numpy import ndarray
@@ -122,9 +122,9 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """The images to pre-train on: those of ``DATASETS.IMAGE_FOLDER`` or, if it is empty, of ``DATASETS.TRAIN``.
 
     Images of ``DATASETS.TEST`` and of ``<DATASETS.NAME>_test`` are left out, also copies of them under other names,
-    unless their dataset is named in ``DATASETS.TRAIN``. In a folder, that means the same picture, by its perceptual
-    hash: in another format or size, flipped or re-contrasted. If none of these datasets is registered, a warning says
-    so.
+    unless their dataset, of parts or of whole implants, is named in ``DATASETS.TRAIN``. In a folder, that means the
+    same picture, by its perceptual hash: in another format or size, flipped or re-contrasted. If none of these datasets is
+    registered, a warning says so.
 
     Raises:
         DataError: there is no image.
@@ -135,8 +135,9 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     else:
         source = f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}"
         dicts = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
-    # The sets of whole implants alone have the same images.
-    asked_for |= {name.removesuffix(SYSTEMS) for name in asked_for} | {f"{name}{SYSTEMS}" for name in asked_for}
+    # Of a dataset folder of ours, the sets of whole implants alone have the same images.
+    ours = {name.removesuffix(SYSTEMS) for name in asked_for if "idd_root" in MetadataCatalog.get(name).as_dict()}
+    asked_for |= ours | {f"{name}{SYSTEMS}" for name in ours}
     held_out = {*cfg.DATASETS.TEST, f"{cfg.DATASETS.NAME}_test"} - asked_for
     known = [name for name in sorted(held_out) if name in DatasetCatalog]
     if held_out and not known:
@@ -148,11 +149,19 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     test_dicts = [record for name in known for record in DatasetCatalog.get(name)]
     test_files = [record["file_name"] for record in test_dicts]
     kept = without_copies(dicts, test_files)
+    num_unreadable = 0
     if folder and test_files:
-        kept = without_same_pictures(kept, test_files)
-    logger.info("%s: %d images without labels; left out as test images: %d", source, len(kept), len(dicts) - len(kept))
+        kept, num_unreadable = without_same_pictures(kept, test_files)
+    num_tested = len(dicts) - len(kept) - num_unreadable
+    logger.info(
+        "%s: %d images without labels; left out as test images: %d, as unreadable: %d",
+        *(source, len(kept), num_tested, num_unreadable),
+    )
     if not kept:
-        raise DataError(f"{source}: found {len(dicts)} images, none of which is left without the test images")
+        unreadable = f" and {num_unreadable} that cannot be read" if num_unreadable else ""
+        raise DataError(
+            f"{source}: found {len(dicts)} images, none of which is left without the test images{unreadable}"
+        )
     return kept
 
 
@@ -187,10 +196,10 @@ def without_copies(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> 
     return [record for record in dicts if not is_copy(record["file_name"])]
 
 
-def without_same_pictures(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> list[dict[str, Any]]:
+def without_same_pictures(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
     """Leave out the dataset dicts whose image shows the same picture as one of the files ``held_out``.
 
-    And, with a warning, those whose image cannot be read.
+    And, with a warning, those whose image cannot be read; the second result is their number.
     """
     progress = tqdm(held_out, desc="reading test images", unit="image", disable=None)
     hashes = [picture_hash(read_radiograph(name)) for name in progress]
@@ -204,7 +213,7 @@ def without_same_pictures(dicts: Sequence[dict[str, Any]], held_out: Sequence[st
             readable.append(record)
     first = len(held_out)
     copies = {j - first for i, j, _ in same_pictures(np.stack(hashes)) if i < first <= j}
-    return [record for index, record in enumerate(readable) if index not in copies]
+    return [record for index, record in enumerate(readable) if index not in copies], len(dicts) - len(readable)
 
 
 def _digest(path: str) -> bytes:

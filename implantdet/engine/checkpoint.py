@@ -85,7 +85,7 @@ class Checkpointer(DetectionCheckpointer):
             len(missing),
             len(incompatible.unexpected_keys),
         )
-        # An evaluation may leave a head out; a training that goes on without one would be another training.
+        # To go on without a part of what was trained would be another training.
         unexpected = incompatible.unexpected_keys if "trainer" in self.checkpointables else []
         if self._complete and (missing or unexpected):
             raise ValueError(

@@ -123,7 +123,12 @@ class CollapseGuard(HookBase):
         assert self._start is not None
         for name, now, start, least in zip(spread._fields, spread, self._start, _COLLAPSED, strict=True):
             allowed = least + self._min_fraction * (start - least)
-            if not now >= allowed:  # NaN is none, either
+            if math.isnan(now):
+                raise TargetCollapseError(
+                    f"the training diverged: after {next_iter} iterations the target is not finite. "
+                    f"Set {_advice(self._model)}"
+                )
+            if now < allowed:
                 raise TargetCollapseError(
                     f"the target collapsed: after {next_iter} iterations its {name} across images is {now:.3g}, "
                     f"expected {allowed:.3g} or more, {self._min_fraction:g} (MODEL.MIM.GUARD_FRACTION) of the way "

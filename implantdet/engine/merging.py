@@ -28,7 +28,7 @@ def merge(cfg: CfgNode, config_file: str, options: Sequence[str]) -> None:
     """
     if len(options) % 2:
         flags = [word for word in options if word.startswith("--")]
-        hint = f"; put {' '.join(flags)} before the first of them" if flags else ""
+        hint = f"; {' and '.join(flags)} and the like come before the first of them" if flags else ""
         raise ValueError(f"options are pairs of KEY VALUE; found {len(options)} words: {' '.join(options)}{hint}")
     if config_file:
         for key, value in _leaves(cfg, _load(config_file)):

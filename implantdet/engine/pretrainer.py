@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,10 @@ class Pretrainer(Trainer):
         mapper = LeaveOutUnreadable(UnlabelledMapper(self.cfg, is_train=False))
         num_images = min(self.cfg.MODEL.MIM.GUARD_IMAGES, len(self.dataset_dicts))
         spacing = len(self.dataset_dicts) // max(num_images, 1)
-        mapped = map(mapper, self.dataset_dicts[:: max(spacing, 1)][:num_images])
-        images = [item["image"] for item in mapped if item is not None]
+        # Evenly spaced ones first; the others stand in for those that cannot be read.
+        order = sorted(range(len(self.dataset_dicts)), key=lambda index: index % max(spacing, 1))
+        mapped = map(mapper, (self.dataset_dicts[index] for index in order))
+        images = list(islice((item["image"] for item in mapped if item is not None), num_images))
         if len(images) < 2:
             raise ValueError(
                 f"the collapse guard compares images, and found {len(images)}; expected MODEL.MIM.GUARD_IMAGES >= 2 "

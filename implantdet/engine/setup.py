@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from pathlib import Path
 
@@ -55,11 +56,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         try:
             register_idd(cfg.DATASETS.ROOT, cfg.DATASETS.NAME)
         except DataError as error:
-            if not trains_on_folder(cfg):
+            if not (trains_on_folder(cfg) and cfg.DATASETS.TEST) or (Path(cfg.DATASETS.ROOT) / FOLDS).is_file():
                 raise
             raise DataError(
-                f"DATASETS.TEST {tuple(cfg.DATASETS.TEST)}: {error}. Without a dataset to evaluate on, give "
-                "DATASETS.TEST '()'"
+                f"DATASETS.TEST {tuple(cfg.DATASETS.TEST)}: {str(error).rstrip('.')}. Without a dataset to evaluate "
+                "on, give DATASETS.TEST '()'"
             ) from error
     check_names(cfg)
     check_pixels(cfg)
@@ -104,7 +105,8 @@ def check_pixels(cfg: CfgNode) -> None:
         ValueError: mean and standard deviation are of unequally many channels, or a deviation is not above 0.
     """
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
-    if len(mean) != len(std) or len(mean) not in (1, 3) or not all(value > 0 for value in std):
+    numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in (*mean, *std))
+    if not numbers or len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
         raise ValueError(
             f"found MODEL.PIXEL_MEAN {list(mean)} and MODEL.PIXEL_STD {list(std)}; expected as many numbers in both, 1 "
             "(grey) or 3, and deviations above 0"

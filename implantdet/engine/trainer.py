@@ -89,10 +89,10 @@ class Trainer(DefaultTrainer):
         """
         if not resume and comm.is_main_process():
             (Path(self.cfg.OUTPUT_DIR) / "last_checkpoint").unlink(missing_ok=True)
-        if resume and not self.checkpointer.has_checkpoint():
+        if resume and not self.checkpointer.has_checkpoint() and comm.is_main_process():
             logging.getLogger(__name__).warning(
-                "--resume: OUTPUT_DIR '%s' has no checkpoint to go on from; the training starts from the beginning.",
-                self.cfg.OUTPUT_DIR,
+                "OUTPUT_DIR '%s' has no checkpoint to resume; the training starts from %s.",
+                *(self.cfg.OUTPUT_DIR, self.cfg.MODEL.WEIGHTS or "random weights"),
             )
         super().resume_or_load(resume)
         self._trainer.reset_data_loader(self._build_stream)  # from start_iter on

@@ -56,7 +56,9 @@ class COCOEvaluator(DatasetEvaluator):
         """
         for image, output in zip(inputs, outputs, strict=True):
             found = output["instances"].to("cpu")
-            found = found[found.scores.isfinite() & found.pred_boxes.tensor.isfinite().all(dim=1)]
+            finite = found.scores.isfinite() & found.pred_boxes.tensor.isfinite().all(dim=1)
+            if not finite.all():  # else nothing is copied: masks are large
+                found = found[finite]
             self._detections.extend(instances_to_coco_json(found, image["image_id"]))
 
     def evaluate(self) -> dict[str, dict[str, float]]:

@@ -11,6 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -82,9 +83,7 @@ def class_weights(
     if weighting == "none":
         return torch.ones(num_classes)
     if weighting == "given":
-        if len(given) != num_classes or not all(
-            isinstance(weight, int | float) and 0 < weight < math.inf for weight in given
-        ):
+        if len(given) != num_classes or not all(isinstance(weight, Real) and 0 < weight < math.inf for weight in given):
             raise ValueError(
                 f"MODEL.PART_HEAD.CLASS_WEIGHTS: expected {num_classes} positive numbers, one per class; found {given}"
             )

@@ -59,6 +59,8 @@ def read_checkpoint(source: str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if isinstance(error, PermissionError):
+            raise  # the file may be whole
         if not isinstance(error, pickle.UnpicklingError) or not path.stat().st_size:
             found = f"{path.stat().st_size} bytes that are no whole file of torch.save"
             raise ValueError(
@@ -127,7 +129,7 @@ def fit_backbone_state(state: Mapping[str, Tensor], model: nn.Module, allow_part
     if not vit.state_dict().keys() & encoder.keys():
         raise ValueError(
             f"none of these weights is one of a ViT: found keys such as {', '.join(list(state)[:4]) or 'none'}; "
-            f"expected timm's names, such as {_PATCH_WEIGHT}, bare or after {ENCODER_PREFIX}"
+            f"expected timm's names, {_PATCH_WEIGHT} among them, bare or after {ENCODER_PREFIX}"
         )
     _adapt_shapes(encoder, vit)
     _check_coverage(encoder, vit, allow_partial)

@@ -92,6 +92,18 @@ def test_sets_of_whole_implants_have_the_same_images(cfg):
     assert names(unlabelled_dicts(cfg)) == names_of("test")
 
 
+def test_names_of_others_that_end_alike_are_other_datasets(cfg, idd_root):
+    images = [{"file_name": str(idd_root / "images" / f"00{number}.png")} for number in (1, 2)]
+    for name, records in (("clinic", images[:1]), ("clinic_systems", images)):
+        DatasetCatalog.register(name, lambda records=records: records)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, cfg.DATASETS.NAME = ("clinic_systems",), ("clinic",), "clinic"
+    try:
+        assert names(unlabelled_dicts(cfg)) == {"002.png"}
+    finally:
+        for name in ("clinic", "clinic_systems"):
+            DatasetCatalog.remove(name)
+
+
 def test_images_that_cannot_be_read_are_left_out_with_a_warning(cfg, idd_root, tmp_path, caplog):
     shutil.copytree(idd_root / "images", tmp_path / "folder")
     (tmp_path / "folder" / "broken.png").write_bytes((idd_root / "images" / "001.png").read_bytes()[:200])

@@ -182,7 +182,8 @@ def test_a_folder_without_a_dataset_says_what_to_do_about_the_test_set(idd_root,
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"), [("[1.0]", "[1.0, 1.0, 1.0]"), ("[1.0, 1.0]", "[1.0, 1.0]"), ("[1.0]", "[0.0]"), ("[]", "[]")]
+    ("mean", "std"),
+    [("[1.0]", "[1.0, 1.0, 1.0]"), ("[1.0, 1.0]", "[1.0, 1.0]"), ("[1.0]", "[0.0]"), ("[]", "[]"), ("[1.0]", "['a']")],
 )
 def test_pixels_that_cannot_be_normalised_are_an_error(idd_root, tmp_path, mean, std):
     options = ("MODEL.PIXEL_MEAN", mean, "MODEL.PIXEL_STD", std)
@@ -200,3 +201,7 @@ def test_what_was_asked_of_detectron2_stays():
     cfg = get_cfg()
     add_implantdet_config(cfg)
     assert cfg.MODEL.MASK_ON is None
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "mps"
+    add_implantdet_config(cfg)
+    assert cfg.MODEL.DEVICE == "mps"

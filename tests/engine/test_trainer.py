@@ -142,7 +142,7 @@ def test_a_new_start_hides_the_old_checkpoints_from_a_resume(tiny_cfg, caplog):
     with pytest.raises(KeyboardInterrupt):
         train(cfg, interrupt_at=1)
     assert train(cfg, resume=True).start_iter == 0
-    assert "has no checkpoint to go on from; the training starts from the beginning" in caplog.text
+    assert "has no checkpoint to resume; the training starts from random weights" in caplog.text
 
 
 @pytest.mark.parametrize("checkpointing", ["False", "True"])
