@@ -123,8 +123,8 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
 
     Images of ``DATASETS.TEST`` and of ``<DATASETS.NAME>_test`` are left out, also copies of them under other names,
     unless their dataset, of parts or of whole implants, is named in ``DATASETS.TRAIN``. In a folder, that means the
-    same picture, by its perceptual hash: in another format or size, flipped or re-contrasted. If none of these datasets is
-    registered, a warning says so.
+    same picture, by its perceptual hash: in another format or size, flipped or re-contrasted. If none of these datasets
+    is registered, a warning says so.
 
     Raises:
         DataError: there is no image.
