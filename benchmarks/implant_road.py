@@ -40,6 +40,7 @@ from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.known import known_implants, scale_of
 from implantdet.data.register import register_idd
 from implantdet.evaluation.implant_matching import ImageOutcome
+from implantdet.evaluation.implant_metrics import part_metrics
 from implantdet.phantom.lines import default_lines
 
 INITS = {"random": None, "mae": "pretrain_mae", "mde": "pretrain_mde"}
@@ -122,13 +123,9 @@ def tables(kind: str, results: dict[str, Any]) -> dict[str, Any]:
     for stage in ("stage1", "stage2"):
         told[stage] = {key: headline(implants[stage][key]) for key in ("by_system", "any_system")}
         told[stage]["fps"] = implants[stage]["fps"]
-    return {"parts": part_figures(results), **told}
-
-
-def part_figures(results: dict[str, Any]) -> dict[str, float]:
-    """Mean AP and AP50 of the part categories; they are named <third>.<axis>.<value>."""
-    parts = [figures for name, figures in results["bbox"]["per_class"].items() if name.count(".") == 2]
-    return {key: float(np.mean([f[key] for f in parts if f[key] is not None])) for key in ("AP", "AP50")}
+    per_class = results["bbox"]["per_class"]
+    # Results of before they told it themselves are read here, too. Parts are named <third>.<axis>.<value>.
+    return {"parts": part_metrics(per_class, [name for name in per_class if name.count(".") == 2]), **told}
 
 
 def rankings(

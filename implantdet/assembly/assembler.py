@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
+from torchvision.ops import clip_boxes_to_image
 
 from implantdet.assembly import calibrating, state
 from implantdet.assembly.build import Outline, outlines
@@ -36,7 +38,7 @@ from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
 from implantdet.assembly.ranking_calibration import calibrate
 from implantdet.phantom.lines import ProductLine, default_lines, load_lines
-from implantdet.structures import SLOTS, Assembly, Box, Implant, Part, Ranking, Scale, checked_scale
+from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking, Scale, checked_scale
 from implantdet.taxonomy import Taxonomy, default_taxonomy
 
 METHODS = ("exact", "kmeans", "kmeans_paper")
@@ -217,7 +219,7 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         arrays = self._arrays(parts)
         members, axis = self._group(arrays, mm_per_pixel)
         found = outlines(parts, members, fitted.model.aspects, fitted.regressions, fitted.whole_weights, axis)
-        found = [replace(outline, box=_within(outline.box, instances.image_size)) for outline in found]
+        found = _within(found, instances.image_size)
         rankings = self.ranker_.rank([readings_of(outline.parts, outline.whole) for outline in found])
         implants = [self._implant(o, ranking, mm_per_pixel) for o, ranking in zip(found, rankings, strict=True)]
         used = set(members.ravel().tolist())
@@ -340,11 +342,11 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         )
 
 
-def _within(box: Box, image_size: tuple[int, int]) -> Box:
-    """The box as far as it lies in the image: annotations end at the frame, inferred thirds do not."""
-    height, width = image_size
-    x0, y0, x1, y1 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else box
+def _within(found: Sequence[Outline], image_size: tuple[int, int]) -> list[Outline]:
+    """With boxes as far as they lie in the image: annotations end at the frame, inferred thirds do not."""
+    boxes = torch.tensor([outline.box for outline in found], dtype=torch.float64).reshape(-1, 4)
+    clipped = clip_boxes_to_image(boxes, image_size).tolist()
+    return [replace(outline, box=(x0, y0, x1, y1)) for outline, (x0, y0, x1, y1) in zip(found, clipped, strict=True)]
 
 
 def _shared_axis(parts: Parts, members: Indices) -> Array | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) ->
             implant.cut.add(meaning.slot)
     for (key, slot), same in boxes.items():
         if len(set(same)) > 1:
-            x0, y0, x1, y1 = (math.fsum(side) / len(same) for side in zip(*same, strict=True))  # in whatever order
+            x0, y0, x1, y1 = map(fmean, zip(*same, strict=True))  # which is exact, in whatever order
             same = [(x0, y0, x1, y1)]
         implants[key].boxes[slot] = same[0]
     return list(implants.values())

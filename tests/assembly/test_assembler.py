@@ -163,19 +163,21 @@ def test_the_order_of_detections_changes_nothing(seed):
 
 
 @QUICK
-@given(SEEDS, st.floats(-500, 500), st.floats(-500, 500), st.floats(0.2, 8), st.integers(0, 3))
+@given(SEEDS, st.floats(0, 500), st.floats(0, 500), st.floats(0.2, 8), st.integers(0, 3))
 def test_moving_scaling_and_turning_changes_coordinates_alone(seed, dx, dy, scale, turns):
     boxes, scores, classes = disturbed(seed)
+    boxes = boxes + 300  # so far from the frame that it cuts nothing
+    frame = 1300 * scale + 500
 
     def change(box):
         box = np.asarray(box) * scale + (dx, dy, dx, dy)
         for _ in range(turns):
             x0, y0, x1, y1 = box.T
-            box = np.stack([-y1, x0, -y0, x1]).T
+            box = np.stack([frame - y1, x0, frame - y0, x1]).T
         return box
 
-    plain = fitted().assemble(make_instances(boxes, scores, classes))
-    changed = fitted().assemble(make_instances(change(boxes), scores, classes))
+    plain = fitted().assemble(make_instances(boxes, scores, classes, (1300, 1300)))
+    changed = fitted().assemble(make_instances(change(boxes), scores, classes, (frame, frame)))
     expected, found = order(summary(plain, change)), order(summary(changed))
     assert [(row[0], row[2], row[3]) for row in found] == [(row[0], row[2], row[3]) for row in expected]
     for row, other in zip(found, expected, strict=True):
@@ -384,16 +386,6 @@ def test_the_longest_line_of_a_list_decides_which_lengths_are_known():
     assert [implant.length_mm for implant in found] == [pytest.approx(60, rel=0.05)]
 
 
-@pytest.mark.parametrize("count", [2, 30])
-def test_calibration_keeps_the_geometry_that_was_loaded(tmp_path, count):
-    fitted().save(tmp_path / "assembler.json")
-    records = scenes(count, seed=5)
-    loaded = PartAssembler(CLASSES).load(tmp_path / "assembler.json")
-    before = loaded.state_.model.triple.precision.copy()
-    loaded.calibrate(records, [detections(r) for r in records])
-    assert (loaded.state_.model.triple.precision == before).all()
-
-
 def test_boxes_of_implants_end_at_the_frame_as_annotations_do():
     """The apical third is cut off: it is inferred beyond the frame, where nobody annotates anything."""
     whole = implant(0, (200, 340), 0, 150)
@@ -403,18 +395,3 @@ def test_boxes_of_implants_end_at_the_frame_as_annotations_do():
     assert found.parts[-1].box[3] > 405
     assert found.box[3] == 400
     assert found.axis[1][1] > 405  # the implant goes on
-
-
-def test_scores_may_be_of_half_precision():
-    record = scenes(1, seed=3)[0]
-    exact, half = detections(record), detections(record)
-    half.scores = half.scores.to(torch.bfloat16)
-    assert fitted().assemble(half) == fitted().assemble(exact)
-
-
-def test_a_detector_that_is_sure_of_nothing_can_be_calibrated():
-    records = scenes(12, seed=2)
-    assembler = PartAssembler(CLASSES).fit(records)
-    assembler.calibrate(records, [detections(record, score=0.0) for record in records])
-    assert assembler.state_.typical_best > 0
-    assembler.assemble(detections(records[0], score=0.0))

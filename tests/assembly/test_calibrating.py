@@ -198,3 +198,10 @@ def test_calibration_end_to_end():
     implants = [implant for p in predictions for implant in assembler.assemble(p)]
     assert np.mean([implant.score for implant in implants if len(implant.observed) > 1]) > 0.9
     assert np.mean([implant.score for implant in implants if not implant.observed]) < 0.3
+
+
+def test_a_detector_that_is_sure_of_nothing_has_a_level():
+    records = scenes(12, seed=2)
+    found = [usable(detections(record, score=0.0), MEANINGS) for record in records]
+    _, typical_best = calibrating.score_quantiles(zip(found, known(records), strict=True), MEANINGS, 0.05, 0.05)
+    assert typical_best > 0

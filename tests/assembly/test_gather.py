@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from implant_scenes import CLASSES, make_instances
 
 from implantdet.assembly.gather import Meaning, drop_weak, gather, meanings, usable
@@ -110,3 +111,9 @@ def test_adaptive_thresholds():
     none = usable(make_instances([], [], []), MEANINGS)
     assert not len(drop_weak(none, thresholds, 0.9).scores)
     assert gather(none, MEANINGS) == []
+
+
+def test_scores_may_be_of_half_precision():
+    half = make_instances([BOX], [0.5], [kind("middle.body.straight")])
+    half.scores = half.scores.to(torch.bfloat16)
+    assert usable(half, MEANINGS).scores.tolist() == [0.5]

@@ -142,3 +142,13 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         fitted().save(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["assembler.json"]
+
+
+@pytest.mark.parametrize("count", [2, 30])
+def test_calibration_keeps_the_geometry_that_was_loaded(tmp_path, count):
+    fitted().save(tmp_path / "assembler.json")
+    records = scenes(count, seed=5)
+    loaded = PartAssembler(CLASSES).load(tmp_path / "assembler.json")
+    before = loaded.state_.model.triple.precision.copy()
+    loaded.calibrate(records, [detections(r) for r in records])
+    assert (loaded.state_.model.triple.precision == before).all()
