@@ -189,7 +189,8 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         self._prepare()
         groups = [str(r.get("patient_id") or r.get("source_id") or r["image_id"]) for r in dataset_dicts]
         assembled = map(self.explain, predictions, map(scale_of, dataset_dicts))
-        learned = calibrating.learn_from(zip(groups, assembled, known, strict=True))
+        sizes = [instances.image_size for instances in predictions]
+        learned = calibrating.learn_from(zip(groups, sizes, assembled, known, strict=True))
         self.state_ = replace(
             self.state_,
             whole_weights=learned.whole_weights,

@@ -170,42 +170,47 @@ class Learned(NamedTuple):
 
 
 def learn_from(
-    outcomes: Iterable[tuple[str, Assembly, Sequence[KnownImplant]]], default_weight: float = 0.5
+    outcomes: Iterable[tuple[str, tuple[int, int], Assembly, Sequence[KnownImplant]]], default_weight: float = 0.5
 ) -> Learned:
-    """Compare assembled images with the known implants in them; every image comes with its patient."""
+    """Compare assembled images with the known implants in them; every image comes with its patient and (H, W)."""
     pairs, features, correct = [], [], []
-    for group, assembly, known in outcomes:
+    for group, image_size, assembly, known in outcomes:
         matched = dict(match([implant.box for implant in assembly.implants], [implant.box for implant in known]))
         for index, implant in enumerate(assembly.implants):
             features.append(score_features(implant.parts, implant.whole))
             correct.append(index in matched)
             if index in matched:
-                pairs.append((group, implant, known[matched[index]]))
+                pairs.append((group, implant, known[matched[index]], image_size))
     samples = [
         Sample(readings_of(implant.parts, implant.whole), truth.values, truth.system, truth.product_line, group)
-        for group, implant, truth in pairs
+        for group, implant, truth, _ in pairs
         if truth.system is not None
     ]
     coefficients = fit_scores(np.array(features), np.array(correct)) if features else None
     return Learned(whole_weights((pair[1:] for pair in pairs), default_weight), coefficients, samples)
 
 
-def whole_weights(pairs: Iterable[tuple[Implant, KnownImplant]], default: float) -> Array:
+def whole_weights(pairs: Iterable[tuple[Implant, KnownImplant, tuple[int, int]]], default: float) -> Array:
     """[2] weight of the whole-implant box, without and with all three thirds: which comes closest to the annotated box.
 
-    Of ``WEIGHTS``, the one whose ``(1 - weight) * parts + weight * whole`` has the largest mean IoU: what is reported,
-    and less than squared errors the matter of a few bad boxes.
+    Of ``WEIGHTS``, the one whose ``(1 - weight) * parts + weight * whole``, as far as it lies in the image, has the
+    largest mean IoU: what is reported, and less than squared errors the matter of a few bad boxes.
+
+    Args:
+        pairs: assembled and known implants with the (H, W) of their image.
+        default: weight where there are too few to tell.
     """
     boxes: list[list[Array]] = [[], []]
-    for implant, known in pairs:
+    for implant, known, (height, width) in pairs:
         if implant.whole is not None and implant.observed:  # else its parts are inferred from the whole
             parts = union(np.array([part.box for part in implant.parts]))
-            boxes[int(len(implant.observed) == len(THIRDS))].append(np.array([parts, implant.whole.box, known.box]))
+            rows = np.array([parts, implant.whole.box, known.box, (width, height, width, height)])
+            boxes[int(len(implant.observed) == len(THIRDS))].append(rows)
     weights = np.full(2, default)
     for k, found in enumerate(boxes):
         if len(found) >= EXAMPLES:
-            parts, whole, truth = np.stack(found, axis=1)
-            mixed = parts + WEIGHTS[:, None, None] * (whole - parts)
+            parts, whole, truth, frame = np.stack(found, axis=1)
+            mixed = np.clip(parts + WEIGHTS[:, None, None] * (whole - parts), 0, frame)
             weights[k] = WEIGHTS[iou(mixed, truth).mean(axis=1).argmax()]
     return weights
 

@@ -34,6 +34,8 @@ def read_radiograph(path: str | Path) -> np.ndarray:
             if not upright.mode.startswith(("I", "F")):
                 return np.asarray(upright.convert("L"))
             levels = np.asarray(upright)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror}; expected a file that may be read") from error
     except Exception as error:  # decoders raise whatever they stumble over
         raise DataError(f"{path}: unreadable image: {error}; repair or remove the file") from error
     if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > np.iinfo(np.uint16).max:

@@ -22,7 +22,8 @@ class Checkpointer(DetectionCheckpointer):
 
     * Files are read by ``implantdet.modeling.weights.read_checkpoint``: plain tensors and containers, no pickles.
     * ``MODEL.WEIGHTS`` has to cover the whole ViT (unless ``allow_partial``); heads of another shape start anew.
-      A checkpoint that is resumed or evaluated has to cover the whole model. One that is resumed has no more than that.
+      A checkpoint that is resumed or evaluated has to cover the whole model. One that is resumed has no more than that,
+      and averaged weights (``ema``) if the training has them.
     * A file gets its name when it is complete, and only then does ``last_checkpoint`` name it: after a crash at any
       moment the last complete checkpoint is resumed. The best checkpoint is never the one to resume from.
 
@@ -86,13 +87,20 @@ class Checkpointer(DetectionCheckpointer):
             len(incompatible.unexpected_keys),
         )
         # To go on without a part of what was trained would be another training.
-        unexpected = incompatible.unexpected_keys if "trainer" in self.checkpointables else []
+        is_resumed = "trainer" in self.checkpointables
+        unexpected = incompatible.unexpected_keys if is_resumed else []
         if self._complete and (missing or unexpected):
             raise ValueError(
                 f"{self._source}: the checkpoint does not fit the model: {len(missing)} keys are missing or have "
                 f"another shape, and {len(unexpected)} are not the model's, such as "
                 f"{', '.join([*missing, *unexpected][:3])}. To resume or evaluate, the config has to be the one of the "
                 "training (config.yaml in its OUTPUT_DIR)"
+            )
+        if self._complete and is_resumed and ("ema" in checkpoint) != ("ema" in self.checkpointables):
+            has, wants = ("averaged weights", "no") if "ema" in checkpoint else ("no averaged weights", "a")
+            raise ValueError(
+                f"{self._source}: found {has} in the checkpoint, and {wants} SOLVER.EMA_DECAY; expected both or "
+                "neither: to resume, the config has to be the one of the training (config.yaml in its OUTPUT_DIR)"
             )
         return incompatible
 

@@ -118,7 +118,7 @@ def test_weights_of_whole_implants_come_closest():
         noisy = (box + rng.normal(0, 1, 4)).tolist()
         thirds = tuple(Part(k, tuple(noisy), 1.0) for k in ("coronal", "middle", "apical"))
         whole = Part("system", tuple((box + rng.normal(0, 2, 4)).tolist()), 1.0)
-        pairs.append((Implant(thirds, whole, BOX, 1.0), target))
+        pairs.append((Implant(thirds, whole, BOX, 1.0), target, (10_000, 10_000)))
     weights = calibrating.whole_weights(pairs, default=0.5)
     # Inverse variances: 1 / 4 against 1 / 1, each box a noisy copy of the truth.
     assert weights[1] == pytest.approx(0.2, abs=0.05)
@@ -129,9 +129,23 @@ def test_parts_inferred_from_a_whole_implant_say_nothing_about_its_weight():
     truth = known(scenes(30, seed=3))
     inferred = tuple(Part(third, BOX, 0.0, box_std=(1.0,) * 4) for third in THIRDS)
     pairs = [
-        (Implant(inferred, Part("system", target.box, 1.0), BOX, 1.0), target) for image in truth for target in image
+        (Implant(inferred, Part("system", target.box, 1.0), BOX, 1.0), target, (900, 900))
+        for image in truth
+        for target in image
     ]
     assert calibrating.whole_weights(pairs, default=0.4).tolist() == [0.4, 0.4]
+
+
+def test_weights_of_whole_implants_are_of_boxes_that_end_at_the_frame():
+    """The parts are right, but for an inferred third that goes on below the frame; the whole box is too wide."""
+    thirds = (
+        Part("coronal", (0, 0, 30, 40), 1.0),
+        Part("middle", (0, 40, 30, 80), 1.0),
+        Part("apical", (0, 80, 30, 200), 0.0, box_std=(1.0,) * 4),
+    )
+    implant = Implant(thirds, Part("system", (0, 0, 33, 100), 1.0), BOX, 1.0)
+    pair = (implant, KnownImplant({"system": (0, 0, 30, 100)}), (100, 200))
+    assert calibrating.whole_weights([pair] * 10, default=0.5).tolist() == [0.0, 0.5]
 
 
 def test_features_of_parts_by_hand():

@@ -55,6 +55,12 @@ def test_no_truncation_goes_unnoticed(tmp_path, options):
         np.testing.assert_array_equal(levels, whole)
 
 
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    for path, why in ((tmp_path / "a.png", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(DataError, match=f"cannot be opened: {why}.*; expected a file that may be read"):
+            read_radiograph(path)
+
+
 def test_float_images_are_refused(tmp_path):
     Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match="grey levels of type float32"):

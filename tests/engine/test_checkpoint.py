@@ -109,6 +109,26 @@ def test_what_is_resumed_has_no_more_than_the_model(tmp_path):
     Checkpointer(linear()).load(str(path))
 
 
+@pytest.mark.parametrize(
+    ("saved", "wanted", "message"),
+    [
+        ({"ema"}, set(), r"found averaged weights in the checkpoint, and no SOLVER\.EMA_DECAY"),
+        (set(), {"ema"}, r"found no averaged weights in the checkpoint, and a SOLVER\.EMA_DECAY"),
+    ],
+)
+def test_averaged_weights_are_resumed_by_a_training_that_averages(tmp_path, saved, wanted, message):
+    def checkpointer(names):
+        return Checkpointer(linear(), str(tmp_path), trainer=linear(), **{name: linear() for name in names})
+
+    checkpointer(saved).save("model_0000009")
+    path = str(tmp_path / "model_0000009.pth")
+    with pytest.raises(ValueError, match=message):
+        checkpointer(wanted).load(path)
+    checkpointer(saved).load(path)
+    checkpointer(wanted).load(path, checkpointables=[])  # MODEL.WEIGHTS
+    Checkpointer(linear()).load(path)  # to evaluate
+
+
 def test_a_file_that_is_not_there_says_what_could_be(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"none\.pth: no such file; MODEL\.WEIGHTS is a \.pth file, a URL, or timm"
