@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--mask-ratio", type=float, default=0.75, help="of both, whatever they were trained with")
     parser.add_argument("--images", type=int, default=64, help="images that PSNR is measured on")
     args = parser.parse_args()
-    columns, psnr = {}, {}
+    columns, measured = {}, {}
     for caption, output_dir in (("MAE", args.mae), ("MDE", args.mde)):
         cfg = read_config(output_dir, args.mask_ratio)
         model = Pretrainer.build_model(cfg)
@@ -49,12 +49,12 @@ def main() -> None:
         loader = Pretrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
         with tempfile.TemporaryDirectory() as folder:  # the run's own files are of its own mask ratio
             evaluator = ReconstructionEvaluator(folder, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, args.images)
-            measured = inference_on_dataset(model, loader, evaluator)["reconstruction"]
-            psnr |= {f"{caption}_psnr_db": measured["PSNR"], "flat_psnr_db": measured["PSNR_flat"]}
-        drawn = evaluator.columns_
-        columns = {"original": drawn["original"], "masked": drawn["masked"]} | columns
-        columns[caption] = drawn["reconstruction"]
-    path = write_result("mim_figure4", {"mask_ratio": args.mask_ratio, "images": args.images} | psnr)
+            measured[caption] = inference_on_dataset(model, loader, evaluator)["reconstruction"]
+        columns |= {
+            name if name in ("original", "masked") else f"{caption}, {name}": images
+            for name, images in evaluator.columns_.items()
+        }
+    path = write_result("mim_figure4", {"mask_ratio": args.mask_ratio, "images": args.images} | measured)
     save_figure(RESULTS / f"{path.stem}.png", columns)
 
 

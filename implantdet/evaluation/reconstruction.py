@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from implantdet.modeling.mim_targets import standardize, unpatchify
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("original", "masked", "reconstruction")
+_TENSORS = ("pixels", "targets", "predictions", "pixel_predictions")
 _GREY = 127.5  # what is shown in place of a hidden patch
 _FLAT = 20 * math.log10(255)  # dB: an error of one grey level
 
@@ -34,14 +35,15 @@ _FLAT = 20 * math.log10(255)  # dB: an error of one grey level
 class ReconstructionEvaluator(DatasetEvaluator):
     """Draws originals, masked images and reconstructions, and measures PSNR on hidden patches.
 
-    A model that predicts no pixels gets a decoder for the eye: ridge regression from its targets to standardised
-    pixels. It is fitted on every second image and applied to the predictions for the others, and the other way round.
-    Mean and deviation of a standardised patch are taken from the original, as in MAE's figures. What these alone give
-    is the PSNR of flat patches, each of its true mean: that a model sees anything shows above it. Images whose hidden
-    patches are flat themselves, to less than a grey level, are drawn, but not measured.
+    Predicted embeddings get a decoder for the eye: ridge regression from the targets to standardised pixels. It is
+    fitted on every second image and applied to the predictions for the others, and the other way round. A model that
+    predicts embeddings and pixels is drawn by both. Mean and deviation of a standardised patch are taken from the
+    original, as in MAE's figures. What these alone give is the PSNR of flat patches, each of its true mean: that a
+    model sees anything shows above it. Images whose hidden patches are flat themselves, to less than a grey level, are
+    drawn, but not measured.
 
-    ``evaluate`` writes ``reconstruction.png`` and ``reconstruction.json``, and keeps the drawn images (grey levels) in
-    ``columns_``.
+    ``evaluate`` writes ``reconstruction.png`` and ``reconstruction.json`` with ``PSNR_pixels``, ``PSNR_embeddings`` (as
+    far as the model predicts them) and ``PSNR_flat``, and keeps the drawn images (grey levels) in ``columns_``.
 
     Args:
         output_dir: folder of the files, created if it is missing.
@@ -74,13 +76,9 @@ class ReconstructionEvaluator(DatasetEvaluator):
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Keep what is needed of ``MaskedImageModel.inference``."""
         for output in outputs[: self._max_images - len(self._outputs)]:
-            kept = {
-                key: output[key] for key in ("pixels", "targets", "predictions", "pixel_predictions") if key in output
-            }
-            self._outputs.append(
-                {key: value.cpu().float() for key, value in kept.items()}
-                | {"grid": output["grid"], "hidden": output["mask"].predicted[0].cpu()}
-            )
+            tensors = {key: value.cpu().float() for key, value in output.items() if key in _TENSORS}
+            hidden = output["mask"].predicted[0].cpu()
+            self._outputs.append(tensors | {"grid": output["grid"], "hidden": hidden})
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Reconstruct, draw and measure; on the main process, elsewhere nothing."""
@@ -89,17 +87,24 @@ class ReconstructionEvaluator(DatasetEvaluator):
         outputs = list(itertools.chain.from_iterable(gathered))
         if not comm.is_main_process() or not outputs:
             return {}
-        predicted = predict_pixels(outputs)
+        predicted = reconstructions(outputs)
         hidden = [output["pixels"][output["hidden"]] for output in outputs]
         flat = [pixels.mean(dim=-1, keepdim=True).expand_as(pixels) for pixels in hidden]
+        compared = {f"PSNR_{name}": images for name, images in predicted.items()} | {"PSNR_flat": flat}
         ratios = [
-            [psnr(self._levels(patches), self._levels(truth)) for patches in pair]
-            for *pair, truth in zip(predicted, flat, hidden, strict=True)
+            {key: psnr(self._levels(images[index]), self._levels(truth)) for key, images in compared.items()}
+            for index, truth in enumerate(hidden)
         ]
-        measured = [pair for pair in ratios if pair[1] < _FLAT]
-        results = dict(zip(("PSNR", "PSNR_flat"), np.mean(measured, axis=0).tolist(), strict=True)) if measured else {}
-        drawn = [self._draw(*pair) for pair in zip(outputs[: self._num_drawn], predicted, strict=False)]
-        self.columns_ = {name: [images[index] for images in drawn] for index, name in enumerate(_COLUMNS)}
+        measured = [found for found in ratios if found["PSNR_flat"] < _FLAT]
+        results = {key: fmean(found[key] for found in measured) for key in compared} if measured else {}
+        drawn = outputs[: self._num_drawn]
+        self.columns_ = {
+            "original": [self._image(output) for output in drawn],
+            "masked": [self._image(output, torch.tensor(_GREY)) for output in drawn],
+        }
+        for name, images in predicted.items():
+            pairs = zip(drawn, images, strict=False)
+            self.columns_[f"by {name}"] = [self._image(output, self._levels(patches)) for output, patches in pairs]
         self._output_dir.mkdir(parents=True, exist_ok=True)
         save_figure(self._output_dir / "reconstruction.png", self.columns_)
         write_json(self._output_dir / "reconstruction.json", {"num_images": len(outputs), "reconstruction": results})
@@ -111,26 +116,34 @@ class ReconstructionEvaluator(DatasetEvaluator):
         pixels = patches.unflatten(-1, (-1, len(self._mean))) * self._std + self._mean
         return pixels.flatten(-2).clamp(0, 255)
 
-    def _draw(self, output: dict[str, Any], predicted: Tensor) -> list[np.ndarray]:
-        """The three images of a row, (H, W) or (H, W, 3)."""
-        original = self._levels(output["pixels"])
-        masked, reconstruction = original.clone(), original.clone()
-        masked[output["hidden"]] = _GREY
-        reconstruction[output["hidden"]] = self._levels(predicted)
-        images = [unpatchify(patches[None], output["grid"])[0] for patches in (original, masked, reconstruction)]
-        return [image.permute(1, 2, 0).squeeze(-1).round().byte().numpy() for image in images]
+    def _image(self, output: dict[str, Any], hidden: Tensor | None = None) -> np.ndarray:
+        """(H, W) or (H, W, 3) grey levels, with others in the hidden patches if they are given."""
+        levels = self._levels(output["pixels"])
+        if hidden is not None:
+            levels[output["hidden"]] = hidden
+        image = unpatchify(levels[None], output["grid"])[0]
+        return image.permute(1, 2, 0).squeeze(-1).round().byte().numpy()
 
 
-def predict_pixels(outputs: Sequence[dict[str, Any]]) -> list[Tensor]:
-    """Normalised pixels of the hidden patches of every image, (M, P): predicted, or decoded from predicted targets.
+def reconstructions(outputs: Sequence[dict[str, Any]]) -> dict[str, list[Tensor]]:
+    """Normalised pixels of the hidden patches of every image, (M, P), by what was predicted: pixels, embeddings.
 
     Args:
-        outputs: for every image ``pixels`` (L, P), ``targets`` (L, T), ``predictions`` (M, T), ``hidden`` (M,) and, if
-            the model predicts pixels, ``pixel_predictions`` (M, P).
+        outputs: for every image ``pixels`` (L, P) and ``hidden`` (M,); of a model that predicts pixels
+            ``pixel_predictions`` (M, P), and of one that predicts embeddings ``targets`` (L, T) and ``predictions``
+            (M, T).
     """
+    found = {}
     if "pixel_predictions" in outputs[0]:
-        return [output["pixel_predictions"] for output in outputs]
-    predicted: list[Tensor] = [torch.empty(0)] * len(outputs)
+        found["pixels"] = [output["pixel_predictions"] for output in outputs]
+    if "predictions" in outputs[0]:
+        found["embeddings"] = decode(outputs)
+    return found
+
+
+def decode(outputs: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """Normalised pixels (M, P) from predicted embeddings; ``outputs`` as those of ``reconstructions``."""
+    decoded: list[Tensor] = [torch.empty(0)] * len(outputs)
     for half in (0, 1):
         others = outputs[1 - half :: 2] or outputs  # of a single image, its own targets
         decoder = Ridge(alpha=1e-3, solver="svd").fit(  # the targets may be linearly dependent
@@ -139,9 +152,9 @@ def predict_pixels(outputs: Sequence[dict[str, Any]]) -> list[Tensor]:
         )
         for index in range(half, len(outputs), 2):
             output = outputs[index]
-            decoded = torch.from_numpy(decoder.predict(output["predictions"].numpy())).float()
-            predicted[index] = restore(decoded, output["pixels"][output["hidden"]])
-    return predicted
+            pixels = torch.from_numpy(decoder.predict(output["predictions"].numpy())).float()
+            decoded[index] = restore(pixels, output["pixels"][output["hidden"]])
+    return decoded
 
 
 def psnr(image: Tensor, reference: Tensor) -> float:

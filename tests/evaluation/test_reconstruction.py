@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from implantdet.evaluation.reconstruction import ReconstructionEvaluator, predict_pixels, psnr, save_figure
+from implantdet.evaluation.reconstruction import ReconstructionEvaluator, decode, psnr, reconstructions, save_figure
 from implantdet.modeling.mim_masking import PatchMask
 from implantdet.modeling.mim_targets import patchify, standardize
 
@@ -22,7 +22,7 @@ def output_of(seed, error=0.0, grid=(4, 3), target_dim=None):
     pixels, hidden = patchify(image)[0], torch.tensor([1, 5, 7])
     output = {"grid": grid, "pixels": pixels, "mask": PatchMask(torch.tensor([[0]]), hidden[None])}
     if target_dim is None:
-        return output | {"targets": pixels, "predictions": pixels[hidden], "pixel_predictions": pixels[hidden] + error}
+        return output | {"pixel_predictions": pixels[hidden] + error}
     matrix = torch.randn(256, target_dim, generator=torch.Generator().manual_seed(9))
     targets = standardize(pixels) @ matrix
     return output | {"targets": targets, "predictions": targets[hidden]}
@@ -40,7 +40,7 @@ def test_evaluator_measures_hidden_patches_only(tmp_path):
     evaluator.process([{}] * 3, [output_of(seed, error=0.1) for seed in range(3)])
     results = evaluator.evaluate()
     # An error of 0.1 normalised is 5 grey levels; levels stay between 50 and 150 and are not clipped.
-    assert math.isclose(results["reconstruction"]["PSNR"], 10 * math.log10(255**2 / 25), rel_tol=1e-4)
+    assert math.isclose(results["reconstruction"]["PSNR_pixels"], 10 * math.log10(255**2 / 25), rel_tol=1e-4)
     # What flat patches lack is the variance of the hidden ones.
     outputs = [output_of(seed, error=0.1) for seed in range(3)]
     variances = [
@@ -73,9 +73,8 @@ def test_columns_show_what_they_say(tmp_path):
     output = output_of(0, error=0.2)
     evaluator.process([{}], [output])
     evaluator.evaluate()
-    (original,), (masked,), (reconstruction,) = (
-        evaluator.columns_[key] for key in ("original", "masked", "reconstruction")
-    )
+    assert list(evaluator.columns_) == ["original", "masked", "by pixels"]
+    (original,), (masked,), (reconstruction,) = evaluator.columns_.values()
     assert original.shape == (64, 48)
     hidden = np.zeros((4, 3), dtype=bool)
     hidden.flat[[1, 5, 7]] = True
@@ -89,22 +88,40 @@ def test_embeddings_are_decoded_by_a_regression_on_other_images():
     """Targets that are an invertible linear map of pixels: their decoder is its inverse."""
     outputs = [output_of(seed, grid=(8, 8), target_dim=300) for seed in range(12)]
     outputs = [output | {"hidden": output["mask"].predicted[0]} for output in outputs]
-    for output, pixels in zip(outputs, predict_pixels(outputs), strict=True):
+    for output, pixels in zip(outputs, decode(outputs), strict=True):
         assert torch.allclose(pixels, output["pixels"][output["hidden"]], atol=0.02)
 
 
 def test_decoder_does_not_see_the_image_that_it_decodes():
     outputs = [output_of(seed, target_dim=300) | {"hidden": torch.tensor([1, 5, 7])} for seed in range(4)]
-    before = predict_pixels(outputs)
+    before = decode(outputs)
     changed = [*outputs[:3], outputs[3] | {"targets": outputs[3]["targets"] * 7 + 1}]
-    after = predict_pixels(changed)
+    after = decode(changed)
     assert torch.equal(after[3], before[3]) and torch.equal(after[1], before[1])
     assert not torch.allclose(after[0], before[0])
 
 
+def test_a_model_of_pixels_and_embeddings_is_drawn_by_both(tmp_path):
+    outputs = [output_of(seed, grid=(8, 8), target_dim=300) for seed in range(12)]
+    for output in outputs:
+        output["pixel_predictions"] = output["pixels"][output["mask"].predicted[0]] + 0.2
+    hidden = [output | {"hidden": output["mask"].predicted[0]} for output in outputs]
+    both = reconstructions(hidden)
+    assert list(both) == ["pixels", "embeddings"]
+    assert all(torch.equal(*pair) for pair in zip(both["embeddings"], decode(hidden), strict=True))
+    evaluator = ReconstructionEvaluator(tmp_path, MEAN, STD)
+    evaluator.reset()
+    evaluator.process([{}] * len(outputs), outputs)
+    results = evaluator.evaluate()["reconstruction"]
+    assert list(evaluator.columns_) == ["original", "masked", "by pixels", "by embeddings"]
+    # The pixels are wrong by 10 grey levels; the embeddings are right, and so nearly is their decoder.
+    assert math.isclose(results["PSNR_pixels"], 10 * math.log10(255**2 / 100), rel_tol=1e-4)
+    assert results["PSNR_embeddings"] > 40
+
+
 def test_a_single_image_is_drawn_too():
     outputs = [output_of(0, target_dim=300) | {"hidden": torch.tensor([1, 5, 7])}]
-    (pixels,) = predict_pixels(outputs)
+    (pixels,) = decode(outputs)
     assert torch.allclose(pixels, outputs[0]["pixels"][[1, 5, 7]], atol=0.02)
 
 
