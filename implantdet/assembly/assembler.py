@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
-from torchvision.ops import clip_boxes_to_image
 
 from implantdet.assembly import calibrating, state
 from implantdet.assembly.build import Outline, outlines
@@ -219,8 +217,8 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         parts = gather(detections, self.meanings)
         arrays = self._arrays(parts)
         members, axis = self._group(arrays, mm_per_pixel)
-        found = outlines(parts, members, fitted.model.aspects, fitted.regressions, fitted.whole_weights, axis)
-        found = _within(found, instances.image_size)
+        learned = fitted.model.aspects, fitted.regressions, fitted.whole_weights
+        found = outlines(parts, members, *learned, axis, instances.image_size)
         rankings = self.ranker_.rank([readings_of(outline.parts, outline.whole) for outline in found])
         implants = [self._implant(o, ranking, mm_per_pixel) for o, ranking in zip(found, rankings, strict=True)]
         used = set(members.ravel().tolist())
@@ -341,13 +339,6 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             mm_per_pixel=mm_per_pixel,
             ranking=ranking,
         )
-
-
-def _within(found: Sequence[Outline], image_size: tuple[int, int]) -> list[Outline]:
-    """With boxes as far as they lie in the image: annotations end at the frame, inferred thirds do not."""
-    boxes = torch.tensor([outline.box for outline in found], dtype=torch.float64).reshape(-1, 4)
-    clipped = clip_boxes_to_image(boxes, image_size).tolist()
-    return [replace(outline, box=(x0, y0, x1, y1)) for outline, (x0, y0, x1, y1) in zip(found, clipped, strict=True)]
 
 
 def _shared_axis(parts: Parts, members: Indices) -> Array | None:

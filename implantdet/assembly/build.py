@@ -24,7 +24,8 @@ class Outline:
     Attributes:
         parts: coronal to apical, detected or inferred.
         whole: the whole-implant detection, if there is one.
-        box: round the parts, moved towards that of ``whole``.
+        box: round the parts, moved towards that of ``whole``, as far as it lies in the image: annotations end at the
+            frame, inferred thirds do not.
         axis: coronal and apical end, where the direction is known.
         width: largest across the axis.
     """
@@ -43,6 +44,7 @@ def outlines(
     regressions: Mapping[tuple[Pattern, int], ThirdRegression],
     whole_weights: Array,
     axis: Array | None,
+    image_size: tuple[int, int],
 ) -> list[Outline]:
     """Outlines of the [C, 4] groups of parts.
 
@@ -54,17 +56,19 @@ def outlines(
         whole_weights: [2] weight of the whole-implant box against that of the parts: where a third is inferred or
             missing, and where none is.
         axis: [2] that the implants of the image share, where it is known.
+        image_size: (H, W).
     """
     rows = [[parts[i] if i >= 0 else None for i in row] for row in members.tolist()]
     senses = _senses(parts, members, axis)
     found = _thirds(rows, senses, aspects, regressions)
     # Wherever the direction is known, the thirds are complete.
     known = iter(_axes([thirds for thirds, sense in zip(found, senses, strict=True) if sense is not None], aspects))
+    height, width = image_size
+    boxes = [_box(thirds, row[WHOLE], whole_weights) for row, thirds in zip(rows, found, strict=True)]
+    clipped = np.clip(np.reshape(boxes, (-1, 4)), 0, (width, height, width, height)).tolist()
     return [
-        Outline(
-            thirds, row[WHOLE], _box(thirds, row[WHOLE], whole_weights), *((None, None) if u is None else next(known))
-        )
-        for row, thirds, u in zip(rows, found, senses, strict=True)
+        Outline(thirds, row[WHOLE], (x0, y0, x1, y1), *((None, None) if u is None else next(known)))
+        for row, thirds, (x0, y0, x1, y1), u in zip(rows, found, clipped, senses, strict=True)
     ]
 
 

@@ -13,7 +13,8 @@ def third(k, box, score=0.9):
 
 def built(parts, rows, axis=None, weights=(0.5, 0.5)):
     state = fitted().state_
-    return outlines(parts, np.array(rows), state.model.aspects, state.regressions, np.array(weights), axis)
+    learned = state.model.aspects, state.regressions, np.array(weights)
+    return outlines(parts, np.array(rows), *learned, axis, (900, 900))
 
 
 UPRIGHT = [third(k, (0, 30 * k, 30, 30 * k + 30)) for k in range(3)]
