@@ -165,7 +165,7 @@ def best_section() -> list[str]:
         table(rows, ["", *METRICS.values()]),
         "Implants before and after the second stage:",
         table(stages, ["", *(f"{kind}, {c}" for kind in ("by system", "any system") for c in columns)]),
-        f"By the size of the box, AP: {sizes}.",
+        f"By size (the area of the mask), AP: {sizes}.",
         "Axes read rightly on thirds that were found, percent: of all; the mean over the values of the axis; and what "
         "one would have who always said the commonest value:",
         table(axes, ["axis", "rightly read", "mean over the values", "commonest value"]),

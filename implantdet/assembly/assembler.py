@@ -31,7 +31,7 @@ from implantdet.assembly.fitting import fit_geometry
 from implantdet.assembly.gather import drop_weak, gather, meanings, usable
 from implantdet.assembly.geometry import Array, Indices, mean_axis
 from implantdet.assembly.known import KnownImplant, known_implants, readings_per_part, scale_of
-from implantdet.assembly.line_table import axis_values, build_table, count_examples
+from implantdet.assembly.line_table import axis_values, build_table, count_examples, warn_of_unlisted
 from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
 from implantdet.assembly.ranking_calibration import calibrate
@@ -146,6 +146,7 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         model, regressions = fit_geometry(images, self.box_noise)
         self._known_images = images
         declared = build_table(self.lines, self.taxonomy, {})
+        warn_of_unlisted((implant.product_line for implant in known), declared.titles)
         self.state_ = state.AssemblerState(
             model=model,
             regressions=regressions,

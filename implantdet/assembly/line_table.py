@@ -5,6 +5,8 @@ Letters: L product lines, V values of an axis. A whole-implant detection is read
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 from implantdet.assembly.geometry import Array
 from implantdet.phantom.lines import ProductLine
 from implantdet.taxonomy import SYSTEM, Taxonomy
+
+logger = logging.getLogger(__name__)
 
 DECLARED_WEIGHT = 5.0  # a line's declared attributes count as much as so many examples
 MISTAKE = 0.02  # probability that an attribute is not what the line's declaration says
@@ -114,6 +118,18 @@ def count_examples(
                     cell = line.setdefault(axis, {})
                     cell[said] = cell.get(said, 0.0) + float(share)
     return counts
+
+
+def warn_of_unlisted(product_lines: Iterable[str | None], titles: Sequence[str]) -> None:
+    """Log which annotated product lines are none of ``titles``, and how many implants have them."""
+    unlisted = Counter(line for line in product_lines if line and line not in titles)
+    if unlisted:
+        logger.warning(
+            "The 'product_line' of %d implants is none of the list (%s): nothing is learned of these lines, and no "
+            "ranking of lines can be right about them. Expected a title, a system and a name such as '%s', or an entry "
+            "in ASSEMBLY.LINES.",
+            *(unlisted.total(), ", ".join(f"{line!r}: {count}" for line, count in unlisted.most_common(5)), titles[0]),
+        )
 
 
 def _declared(line: ProductLine) -> dict[tuple[str, str], float]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 PANORAMIC, PERIAPICAL = MODALITIES = ("panoramic", "periapical")
+MEASURES = ("mm_per_pixel", "length_mm", "diameter_mm", "out_of_plane_deg")  # of an annotated whole implant
 # Exports round boxes to whole or relative numbers, so that they overhang the frame by a hair.
 # Up to one pixel is cut off and counted; more is an error.
 OVERHANG = 1.0
@@ -77,6 +78,9 @@ def _implant_fault(annotation: dict[str, Any]) -> str | None:
     value = annotation.get("visible_fraction", 1)
     if not (is_number(value) and 0 <= value <= 1):
         return f"'visible_fraction' must be a number from 0 to 1; found {value!r}"
+    for key in MEASURES:
+        if not is_number(annotation.get(key, 0)):
+            return f"'{key}' must be a number; found {annotation[key]!r}"
     axis = annotation.get("axis", [[0, 0], [0, 0]])
     shaped = isinstance(axis, list) and len(axis) == 2 and all(isinstance(end, list) and len(end) == 2 for end in axis)
     if not (shaped and all(is_number(value) for end in axis for value in end)):

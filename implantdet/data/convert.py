@@ -92,7 +92,7 @@ def _image_record(image: SourceImage, image_id: int) -> dict[str, Any]:
     record = {"id": image_id, "file_name": str(PurePosixPath(*folders, image.path.name)), **image.fields}
     name = original_name(image.path)
     if name is not None:
-        record.setdefault("source_id", name)
+        record.setdefault("source_id", name.stem)
     return record
 
 

@@ -126,7 +126,7 @@ class RadiographMapper(DatasetMapper):
             annotations.append(utils.transform_instance_annotations(annotation, transforms, size))
         instances = utils.annotations_to_instances(annotations, size, mask_format=self.instance_mask_format)
         instances.gt_implants = torch.tensor([a.get("implant_id", -1) for a in annotations], dtype=torch.int64)
-        if self.recompute_boxes:  # of what a crop left of the mask
+        if self.recompute_boxes and annotations:  # of what a crop left of the mask
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
 

@@ -22,9 +22,10 @@ SUFFIXES = (".dcm", ".dicom")
 MODALITIES = {"PX": PANORAMIC, "IO": PERIAPICAL}  # DICOM's names (PS3.3, C.7.3.1.1.1); all others say nothing
 INDEX = "DICOMDIR"  # lists other files, and is no image
 MAGIC = b"DICM"  # after a preamble of 128 bytes (PS3.10, 7.1)
+WINDOW = ("WindowCenter", "WindowWidth")
 # Optional, and often there without a value, which means nothing.
 OPTIONAL = (
-    *("NumberOfFrames", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth"),
+    *("NumberOfFrames", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", *WINDOW),
     *("VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "PixelPaddingValue"),
 )
 # By compression, pydicom's plugin: left to itself it takes GDCM, which a damaged file can make end the process.
@@ -53,7 +54,8 @@ def looks_like_dicom(path: str | Path) -> bool:
 def read_dicom(path: str | Path) -> np.ndarray:
     """Grey levels as the file wants them shown: with its look-up tables and its window, and MONOCHROME1 turned round.
 
-    Without a window, more than 8 bits are stretched from the darkest to the brightest pixel. Padding is black.
+    Without a window, or with one of no width, more than 8 bits are stretched from the darkest to the brightest pixel.
+    Padding is black.
 
     Returns:
         (H, W) array of float32 from 0 to 255.
@@ -69,6 +71,9 @@ def read_dicom(path: str | Path) -> np.ndarray:
     for key in OPTIONAL:
         if key in file and file[key].is_empty:
             delattr(file, key)
+    if not _has_window(file):
+        for key in WINDOW:
+            file.pop(key, None)
     if "VOILUTSequence" in file and file.VOILUTSequence[0].LUTDescriptor[2] not in (8, 16):
         del file.VOILUTSequence  # highdicom knows no other lengths; the window, or the stretch, takes its place
     frames = int(file.get("NumberOfFrames", 1))
@@ -101,6 +106,14 @@ def read_dicom(path: str | Path) -> np.ndarray:
         levels *= 255 / (levels.max() or 1)
     levels[is_padding] = 0
     return levels.clip(0, 255)
+
+
+def _has_window(file: Dataset) -> bool:
+    """Whether there is a window that shows anything (PS3.3, C.11.2.1.2): exporters write a width of 0."""
+    if not all(key in file for key in WINDOW):
+        return False
+    widths = np.atleast_1d(np.array(file.WindowWidth, float))
+    return bool((widths >= 1).all() if file.get("VOILUTFunction", "LINEAR") == "LINEAR" else (widths > 0).all())
 
 
 def header_of(path: str | Path) -> tuple[Scale | None, str | None]:

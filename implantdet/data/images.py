@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from implantdet.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from implantdet.data.dicom import looks_like_dicom, read_dicom
@@ -13,6 +14,7 @@ from implantdet.data.problems import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *DICOM_SUFFIXES)
 # Detectors deliver 10, 12 or 14 bits in files of 16: the fewest bits that hold the brightest pixel are the full range.
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF's tag; Pillow turns such files round at 8 bits, not at 16
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -34,6 +36,7 @@ def read_radiograph(path: str | Path) -> np.ndarray:
             if not upright.mode.startswith(("I", "F")):
                 return np.asarray(upright.convert("L"))
             levels = np.asarray(upright)
+            is_negative = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f"{path}: cannot be opened: {error.strerror}; expected a file that may be read") from error
     except Exception as error:  # decoders raise whatever they stumble over
@@ -41,16 +44,19 @@ def read_radiograph(path: str | Path) -> np.ndarray:
     if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > np.iinfo(np.uint16).max:
         span = f"{levels.dtype} from {levels.min()} to {levels.max()}"
         raise DataError(f"{path}: grey levels of type {span}; expected whole numbers from 0 to 65535")
-    return levels.astype(np.uint16)
+    return (full_range(levels) - levels if is_negative else levels).astype(np.uint16)
 
 
 def find_radiographs(folder: str | Path) -> list[Path]:
     """All images in a folder and its subfolders, ordered by name: by their suffix, and DICOM files of any name.
 
+    Hidden files and folders are left aside: a Mac puts ``._a.png`` beside ``a.png``.
+
     Raises:
         DataError: there is no such folder, or no image in it.
     """
-    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    every = (path for path in Path(folder).rglob("*") if path.is_file())
+    files = (path for path in every if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     paths = sorted(path for path in files if path.suffix.lower() in SUFFIXES or looks_like_dicom(path))
     if not paths:
         what = "no image" if Path(folder).is_dir() else "no such folder"
@@ -66,6 +72,10 @@ def to_float(levels: np.ndarray) -> np.ndarray:
     """
     if levels.dtype == np.uint8:
         return levels.astype(np.float32)
+    return levels.astype(np.float32) * np.float32(255 / full_range(levels))
+
+
+def full_range(levels: np.ndarray) -> int:
+    """The brightest level that the bit depth of whole grey levels has, as far as these tell."""
     brightest = int(levels.max(initial=0))
-    bits = next(bits for bits in _BIT_DEPTHS if brightest < 2**bits)
-    return levels.astype(np.float32) * np.float32(255 / (2**bits - 1))
+    return next(2**bits - 1 for bits in _BIT_DEPTHS if brightest < 2**bits)

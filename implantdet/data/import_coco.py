@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from implantdet.data.checks import escapes
+from implantdet.data.checks import MEASURES, escapes
 from implantdet.data.idd import read_json
 from implantdet.data.problems import DataError, Problem
 from implantdet.data.source import FileIndex, Source, SourceImage, SourceObject, split_of
 
 _LISTS = ("images", "annotations", "categories")
-_IMAGE_FIELDS = ("patient_id", "source_id", "modality", "split", "mm_per_pixel")
-_ANNOTATION_FIELDS = ("product_line", "axis", "visible_fraction")
+_IMAGE_FIELDS = ("patient_id", "source_id", "modality", "split", "mm_per_pixel", "mm_per_pixel_matrix")
+_ANNOTATION_FIELDS = ("product_line", "axis", "visible_fraction", *MEASURES)
 
 
 def read_coco(src: Path) -> Source:

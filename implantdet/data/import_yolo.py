@@ -2,8 +2,8 @@
 
 One text file per image, one object per line: ``class x_centre y_centre width height`` or ``class x1 y1 x2 y2 x3 y3 …``,
 as fractions of the image. The label of ``…/images/NAME.jpg`` is ``…/labels/NAME.txt``, otherwise ``NAME.txt``
-beside the image. Class names come from ``data.yaml``, ``classes.txt`` or ``obj.names``. The folders that
-data.yaml names are ignored: they are those of the machine that exported it.
+beside the image. Class names come from ``data.yaml``, ``classes.txt`` or ``obj.names``, of which all have to
+list the same. The folders that data.yaml names are ignored: they are those of the machine that exported it.
 """
 
 from __future__ import annotations
@@ -107,19 +107,35 @@ def _parse(fields: list[str], names: list[str]) -> str | tuple[str, list[float] 
 
 
 def _class_names(index: FileIndex) -> list[str]:
+    """The one list of class names; several exports in one folder may number their classes differently."""
+    found: dict[PurePosixPath, list[str]] = {}
     for path in index.files:
         if path.suffix in (".yaml", ".yml"):
             names = _yaml_names(index.inside(path))
             if names is not None:
-                return names
-    for path in index.files:
-        if path.name in _NAME_LISTS:
-            try:
-                lines = index.inside(path).read_text(encoding="utf-8-sig").splitlines()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{index.root / path}: class names must be UTF-8 text: {error}") from error
-            return _checked([line.strip() for line in lines if line.strip()], path)
-    raise DataError(f"{index.root}: no class names; expected data.yaml with 'names', or classes.txt with one per line")
+                found[path] = names
+        elif path.name in _NAME_LISTS:
+            found[path] = _text_names(index.inside(path))
+    if not found:
+        raise DataError(
+            f"{index.root}: no class names; expected data.yaml with 'names', or classes.txt with one per line"
+        )
+    first, names = next(iter(found.items()))
+    for path, others in found.items():
+        if others != names:
+            raise DataError(
+                f"{index.root}: {first} and {path} list other class names, {shortened(names)} and {shortened(others)}; "
+                "expected one list for all labels: import each folder with its own list by itself"
+            )
+    return names
+
+
+def _text_names(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: class names must be UTF-8 text: {error}") from error
+    return _checked([line.strip() for line in lines], path)
 
 
 def _yaml_names(path: Path) -> list[str] | None:
@@ -134,12 +150,14 @@ def _yaml_names(path: Path) -> list[str] | None:
         names = [names[number] for number in range(len(names))]
     if names is None:
         return None
+    if "kpt_shape" in content:
+        raise DataError(f"{path}: labels with keypoints ('kpt_shape'); expected boxes or polygons: export it as these")
     if not isinstance(names, list) or content.get("nc", len(names)) != len(names):
         raise DataError(f"{path}: 'names' must list nc={content.get('nc')} class names; found {names!r}")
     return _checked([str(name) for name in names], path)
 
 
-def _checked(names: list[str], path: Path | PurePosixPath) -> list[str]:
-    if not names or len(set(names)) != len(names):
-        raise DataError(f"{path}: expected class names without repetition; found {names!r}")
+def _checked(names: list[str], path: Path) -> list[str]:
+    if not all(names) or len(set(names)) != len(names) or not names:
+        raise DataError(f"{path}: expected class names, none of them empty or there twice; found {names!r}")
     return names

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from implantdet.data.problems import DataError, Problem
-from implantdet.data.source import Source, SourceImage, original_name
+from implantdet.data.source import Source, SourceImage, composed, original_name
 
 COLUMNS = ("file_name", "patient_id")
 
@@ -34,7 +34,7 @@ def apply_patients(source: Source, path: Path) -> None:
         )
     patients: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
-        name, patient = (row["file_name"] or "").strip(), (row["patient_id"] or "").strip()
+        name, patient = composed(row["file_name"] or "").strip(), (row["patient_id"] or "").strip()
         if not name or not patient:
             source.problems.append(Problem(path.name, f"record {number}", "file_name or patient_id is empty"))
         elif patients.setdefault(name, patient) != patient:
@@ -59,5 +59,5 @@ def _keys(image: SourceImage) -> list[str]:
     keys = [str(image.path), image.path.name]
     name = original_name(image.path)
     if name is not None:
-        keys += [f"{name}{image.path.suffix}", name]
-    return keys
+        keys += [name.name, name.stem]
+    return [composed(key) for key in keys]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,7 @@ from implantdet.data.problems import DataError, Problem
 
 SPLITS = ("train", "valid", "val", "test")
 # Roboflow renames NAME.jpg to NAME_jpg.rf.<hash>.jpg, once per copy that it makes of the image.
-_ROBOFLOW = re.compile(r"(?P<name>.+)_(?:jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$", re.IGNORECASE)
+_ROBOFLOW = re.compile(r"(?P<name>.+)_(?P<suffix>jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$", re.IGNORECASE)
 
 
 @dataclass
@@ -107,7 +108,7 @@ class FileIndex:
                 raise DataError(f"{root}: the file name {os.fsencode(path)!r} is not UTF-8; rename the file") from error
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in self.files:
-            self._by_name[path.name.lower()].append(path)
+            self._by_name[composed(path.name).lower()].append(path)
 
     def find(self, name: object, beside: PurePosixPath) -> tuple[PurePosixPath, str | None]:
         """The one file whose path ends with ``name``; of several, the one in or below the record's folder.
@@ -121,14 +122,14 @@ class FileIndex:
         """
         if not isinstance(name, str) or not name:
             return PurePosixPath("?"), f"missing image: the record names no file; found {name!r}"
-        given = PurePosixPath(name.replace("\\", "/"))
+        given = PurePosixPath(composed(name).replace("\\", "/"))
         if ".." in given.parts:  # labelme's ../images/a.png beside labels/a.json stays in the source
             given = PurePosixPath(posixpath.normpath(beside.parent / given))
         fault = escapes(str(given))
         if fault:
             return given, fault
         alike = self._by_name[given.name.lower()]
-        found = [path for path in alike if path.parts[-len(given.parts) :] == given.parts]
+        found = [path for path in alike if PurePosixPath(composed(str(path))).parts[-len(given.parts) :] == given.parts]
         if len(found) > 1:
             found = [path for path in found if path.is_relative_to(beside.parent)] or found
         if len(found) == 1:
@@ -167,12 +168,17 @@ class FileIndex:
         return [path for path in self.files if path.suffix.lower() in SUFFIXES or "images" in path.parent.parts]
 
 
+def composed(name: str) -> str:
+    """A name in one Unicode form: a Mac writes ``ü`` as two characters, other systems as one (Unicode's NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def split_of(path: PurePosixPath) -> dict[str, str]:
     """The field ``split``, if a folder of the path is named after one."""
     return next(({"split": part} for part in path.parent.parts if part.lower() in SPLITS), {})
 
 
-def original_name(path: PurePosixPath) -> str | None:
-    """Name, without suffix, of the image that Roboflow made a copy of; None for any other file."""
+def original_name(path: PurePosixPath) -> PurePosixPath | None:
+    """Name of the image that Roboflow made a copy of, perhaps with another suffix; None for any other file."""
     match = _ROBOFLOW.fullmatch(path.stem)
-    return match["name"] if match else None
+    return PurePosixPath(f"{match['name']}.{match['suffix']}") if match else None

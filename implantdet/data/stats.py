@@ -48,7 +48,7 @@ def dataset_stats(content: dict[str, Any]) -> dict[str, Any]:
         )
     per_image = np.array([int((image_of == image["id"]).sum()) for image in content["images"]], dtype=int)
     counts = [entry["boxes"] for entry in classes if entry["boxes"]]
-    area = np.sqrt(sides.prod(axis=1))
+    size = np.sqrt([annotation["area"] for annotation in annotations])  # of masks, where there are any
     small, medium = _COCO_SIZES
     return {
         "images": len(content["images"]),
@@ -63,9 +63,9 @@ def dataset_stats(content: dict[str, Any]) -> dict[str, Any]:
             **_quantiles(per_image),
         },
         "sizes": {
-            "small": int((area < small).sum()),
-            "medium": int(((area >= small) & (area < medium)).sum()),
-            "large": int((area >= medium).sum()),
+            "small": int((size < small).sum()),
+            "medium": int(((size >= small) & (size < medium)).sum()),
+            "large": int((size >= medium).sum()),
         },
         "width": _quantiles(sides[:, 0]),
         "height": _quantiles(sides[:, 1]),
@@ -184,7 +184,9 @@ def _plot_sizes(axis: Axes, sides: np.ndarray) -> None:
         _log_axis(axis, "x")
         _log_axis(axis, "y")
     axis.set(
-        title="Box sizes, with the limits of COCO's AP by size", xlabel="width in pixels", ylabel="height in pixels"
+        title="Box sizes, with COCO's limits (there of masks, if any)",
+        xlabel="width in pixels",
+        ylabel="height in pixels",
     )
 
 

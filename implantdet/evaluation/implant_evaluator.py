@@ -14,6 +14,7 @@ from detectron2.utils import comm
 
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.known import known_implants, scale_of
+from implantdet.assembly.line_table import warn_of_unlisted
 from implantdet.data.idd import read_json, write_json
 from implantdet.evaluation.attribute_metrics import attribute_metrics, axes_of
 from implantdet.evaluation.coco_evaluator import COCOEvaluator, coco_ground_truth, without_nan
@@ -101,6 +102,8 @@ class ImplantEvaluator(DatasetEvaluator):
             return {}
         found = {item.image_id: item for item in itertools.chain.from_iterable(gathered)}
         outcomes = self._outcomes(found)
+        truth = itertools.chain.from_iterable(outcome.truth for outcome in outcomes)
+        warn_of_unlisted((implant.product_line for implant in truth), self._assembler.ranker_.table.titles)
         metrics = self._metrics(outcomes, found)
         folder = self._parts.output_dir
         write_json(folder / "implants.json", implants_content(self._parts.dataset_name, outcomes))

@@ -16,6 +16,7 @@ from implantdet.data.register import image_ids
 from implantdet.report.implant_overlay import draw_implants, sure_enough
 from implantdet.report.overlay import detections_of, draw_panel, save_picture, side_by_side
 
+_DETECTION = {"image_id", "category_id", "bbox", "score"}
 EVALUATE = "`python train_net.py --eval-only …` writes it to its OUTPUT_DIR"
 
 
@@ -91,6 +92,12 @@ def _by_image(records: list[dict[str, Any]]) -> defaultdict[int, list[dict[str, 
 
 def _read_predictions(path: Path, content: dict[str, Any], min_score: float) -> list[dict[str, Any]]:
     predictions = _read(path)
+    rows = predictions if isinstance(predictions, list) else [None]
+    if not all(isinstance(row, dict) and row.keys() >= _DETECTION for row in rows):
+        raise DataError(
+            f"{path}: expected a list of detections with {', '.join(sorted(_DETECTION))}; give "
+            "coco_instances_results.json of an evaluation"
+        )
     known = {image["id"] for image in content["images"]}, {category["id"] for category in content["categories"]}
     for prediction in predictions:
         if prediction["image_id"] not in known[0] or prediction["category_id"] not in known[1]:

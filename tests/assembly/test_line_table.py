@@ -1,9 +1,10 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
-from implantdet.assembly.line_table import MISTAKE, build_table, count_examples
+from implantdet.assembly.line_table import MISTAKE, build_table, count_examples, warn_of_unlisted
 from implantdet.phantom.lines import default_lines
 from implantdet.taxonomy import SYSTEM, default_taxonomy
 
@@ -72,6 +73,14 @@ def test_an_unknown_line_counts_for_the_lines_of_its_system_as_far_as_they_fit()
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["ITI TL S"] > 0.3 > 0.01 > shares["ITI BLT"]
     assert set(shares) <= {line.title for line in lines}
+
+
+def test_lines_that_the_list_lacks_are_named(caplog):
+    warn_of_unlisted(["ITI BLT", None, "Bicon"], ("ITI BLT", "Bicon"))
+    assert not caplog.records
+    warn_of_unlisted(["BLT", "ITI BLT", "BLT", "BLX"], ("ITI BLT", "Bicon"))
+    message = "The 'product_line' of 3 implants is none of the list ('BLT': 2, 'BLX': 1): .* such as 'ITI BLT'"
+    assert re.search(message.replace("(", r"\(").replace(")", r"\)"), caplog.text)
 
 
 def test_examples_of_unknown_systems_count_for_nothing():

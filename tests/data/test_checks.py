@@ -5,6 +5,7 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from implantdet.data.checks import (
+    MEASURES,
     OVERHANG,
     annotation_fault,
     box_fault,
@@ -140,6 +141,7 @@ def test_image_fields(field, value):
         ("implant_id", 1.5),
         ("product_line", 7),
         *(("visible_fraction", value) for value in (-0.1, 1.1, math.nan, "1")),
+        *((key, value) for key in MEASURES for value in ("1", math.nan)),
         *(("axis", value) for value in (7, [[1, 2]], [[1, 2], [3]], [[1, 2], [3, math.nan]], "axis")),
         ("segmentation", None),
     ],

@@ -212,6 +212,17 @@ def test_masks_are_cropped_with_their_boxes(record, encode, seed):
         assert mask.sum() == (x1 - x0) * (y1 - y0)
 
 
+@pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
+def test_a_crop_may_show_nothing_of_what_has_masks(record, mask_format):
+    crop = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "relative", "INPUT__CROP__SIZE": [0.2, 0.2]}
+    mapper = RadiographMapper(config(MODEL__MASK_ON=True, INPUT__MASK_FORMAT=mask_format, **crop), True)
+    for annotation, box in zip(record["annotations"], BOXES, strict=True):
+        annotation["segmentation"] = polygon(box)
+    found = {len(mapper(record)["instances"]) for _ in range(30)}
+    assert 0 in found and max(found) > 0
+    assert len(mapper(record | {"annotations": []})["instances"]) == 0
+
+
 @pytest.mark.parametrize(("x", "kept"), [(10, {0, 1, 2}), (20, {0, 1, 2}), (21, {1, 2}), (29, {1, 2}), (30, set())])
 def test_what_a_crop_leaves_too_little_of_loses_its_annotation(x, kept):
     """Three boxes of 20 pixels at ``x`` in a frame that ends at 30: a third needs half of its box, others 1/20."""

@@ -101,6 +101,25 @@ def test_slope_and_window_are_applied(tmp_path):
     np.testing.assert_allclose(read_dicom(write(tmp_path / "c", **empty, **window)), LEVELS * (255 / 4095), atol=1e-3)
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"WindowCenter": 0, "WindowWidth": 0},
+        {"WindowCenter": 1500, "WindowWidth": 0.5},
+        {"WindowCenter": 1500, "WindowWidth": 0, "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": [1500, 1000], "WindowWidth": [0, 0]},
+        {"WindowCenter": 1500},
+        {"WindowWidth": 1500},
+    ],
+    ids=str,
+)
+def test_a_window_of_no_width_is_none(tmp_path, window, photometric):
+    plain = read_dicom(write(tmp_path / "a", PhotometricInterpretation=photometric))
+    found = read_dicom(write(tmp_path / "b", PhotometricInterpretation=photometric, **window))
+    np.testing.assert_array_equal(found, plain)
+
+
 def lut(entries, bits, first=0):
     table = Dataset()
     table.add_new("LUTDescriptor", "US", [len(entries), first, bits])

@@ -3,7 +3,7 @@ import pytest
 from foreign import picture
 from PIL import Image
 
-from implantdet.data.images import read_radiograph, to_float
+from implantdet.data.images import find_radiographs, read_radiograph, to_float
 from implantdet.data.problems import DataError
 
 GREY = picture(1)
@@ -61,6 +61,15 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path):
             read_radiograph(path)
 
 
+@pytest.mark.parametrize("levels", [GREY, GREY16], ids=["8 bits", "16 bits"])
+def test_tiff_whose_white_is_zero_is_turned_round(tmp_path, levels):
+    stored = levels if levels.dtype == np.uint8 else 65535 - levels  # of 8 bits, Pillow stores what it was not given
+    Image.fromarray(stored).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.tag_v2[262] == 0
+    np.testing.assert_array_equal(read_radiograph(tmp_path / "a.tif"), levels)
+
+
 def test_float_images_are_refused(tmp_path):
     Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match="grey levels of type float32"):
@@ -88,3 +97,11 @@ def test_deep_levels_fill_0_to_255_without_loss(bits):
 
 def test_black_16_bit_image_stays_black():
     assert to_float(np.zeros((3, 4), np.uint16)).max() == 0
+
+
+def test_hidden_files_are_no_radiographs(tmp_path):
+    for name in ("a.png", "._a.png", ".thumbnails/a.png", "b/c.PNG", "b/.cache/c.png"):
+        (tmp_path / ".data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(GREY).save(tmp_path / ".data" / name)
+    found = find_radiographs(tmp_path / ".data")  # the folder itself may be hidden
+    assert [path.relative_to(tmp_path / ".data").as_posix() for path in found] == ["a.png", "b/c.PNG"]

@@ -67,7 +67,8 @@ def test_yolo_class_names(tmp_path, file, text, names):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("names: [a, a]", "class names without repetition"),
+        ("names: [a, a]", "class names, none of them empty or there twice"),
+        ("names: [a]\nkpt_shape: [2, 3]", r"labels with keypoints \('kpt_shape'\); expected boxes or polygons"),
         ("names: {1: a, 2: b}", "must number the classes from 0"),
         ("nc: 3\nnames: [a, b]", "nc=3"),
         ("names: {0: a, x: b}", r"must number the classes from 0 on; found \[0, 'x'\]"),
@@ -80,6 +81,28 @@ def test_yolo_wrong_class_names(tmp_path, text, message):
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
         read_yolo(tmp_path)
+
+
+def test_yolo_class_names_without_one_between_others(tmp_path):
+    (tmp_path / "classes.txt").write_text("Bego\n\nITI\n")
+    with pytest.raises(DataError, match=r"classes\.txt: expected class names, none of them empty .*'Bego', '', 'ITI'"):
+        read_yolo(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "classes.txt"])
+def test_yolo_exports_that_number_their_classes_differently_are_not_mixed(tmp_path, name):
+    """Labels of one folder would get the classes of the other."""
+    texts = ["names: [Bego, ITI]", "names: [ITI, Bego]"] if name == "data.yaml" else ["Bego\nITI\n", "ITI\nBego\n"]
+    for folder, text in zip("ab", texts, strict=True):
+        write_image(tmp_path / folder / "images/x.png", ord(folder))
+        (tmp_path / folder / "labels").mkdir()
+        (tmp_path / folder / "labels/x.txt").write_text("0 0.5 0.5 0.5 0.5")
+        (tmp_path / folder / name).write_text(text)
+    message = rf"a/{name} and b/{name} list other class names, \['Bego', 'ITI'\] and \['ITI', 'Bego'\]"
+    with pytest.raises(DataError, match=message):
+        read_yolo(tmp_path)
+    (tmp_path / "b" / name).write_text(texts[0])
+    assert [image.objects[0].label for image in read_yolo(tmp_path).images] == ["Bego", "Bego"]
 
 
 def test_yolo_class_names_that_are_no_text_or_lie_elsewhere(tmp_path):
@@ -188,8 +211,10 @@ def test_one_file_can_be_imported_and_other_files_are_noted(tmp_path):
 def test_an_idd_folder_imports_as_it_is(tmp_path):
     content = coco_content()
     fields = {"patient_id": "p7", "source_id": "s", "modality": "periapical", "mm_per_pixel": 0.1, "split": "test"}
+    fields["mm_per_pixel_matrix"] = [[0.1, 0.0], [0.0, 0.2]]
     content["images"][0].update(fields)
     implant = {"product_line": "BLT", "axis": [[1, 2], [3, 4]], "visible_fraction": 0.5}
+    implant |= {"mm_per_pixel": 0.1, "length_mm": 10.5, "diameter_mm": 4.1, "out_of_plane_deg": -3.0}
     content["annotations"][0].update(implant, implant_id=40)
     content["annotations"][1].update(implant_id=40)
     content["annotations"][2].update(implant_id=41)

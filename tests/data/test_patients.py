@@ -1,4 +1,5 @@
 import json
+import unicodedata
 
 import pytest
 from foreign import write_yolo
@@ -20,6 +21,16 @@ def test_names_in_every_form(tmp_path):
     patients = [image["patient_id"] for image in load_idd(tmp_path / "out")["images"]]
     assert patients == ["p1", "p2", "p1", "p3"]
     assert report.notes == ("patients.csv: 1 line(s) name no image of the source",)
+
+
+def test_names_however_their_letters_are_composed(tmp_path):
+    src = write_yolo(tmp_path / "src")
+    for folder, suffix in (("images", "png"), ("labels", "txt")):
+        path = src / "valid" / folder / f"c.{suffix}"
+        path.rename(path.with_name(unicodedata.normalize("NFD", f"Müller.{suffix}")))
+    name = unicodedata.normalize("NFC", "Müller.png")
+    import_with(tmp_path, f"file_name,patient_id\na,p1\nb.png,p2\n{name},p3\n")
+    assert [image["patient_id"] for image in load_idd(tmp_path / "out")["images"]].count("p3") == 1
 
 
 def test_an_image_without_patient_stops_or_is_left_out(tmp_path):

@@ -1,4 +1,5 @@
 import os
+import unicodedata
 from pathlib import PurePosixPath
 
 import pytest
@@ -65,16 +66,27 @@ def test_names_that_no_json_file_can_hold(tmp_path):
 @pytest.mark.parametrize(
     ("name", "original"),
     [
-        ("Bicon-103_jpg.rf.0a1b2c3d.jpg", "Bicon-103"),
-        ("a_b_PNG.rf.XyZ9.png", "a_b"),
-        ("x_jpg.rf.0a1b.txt", "x"),
+        ("Bicon-103_jpg.rf.0a1b2c3d.jpg", "Bicon-103.jpg"),
+        ("Bicon-103_png.rf.0a1b2c3d.jpg", "Bicon-103.png"),
+        ("a_b_PNG.rf.XyZ9.png", "a_b.PNG"),
+        ("x_jpg.rf.0a1b.txt", "x.jpg"),
         ("plain.jpg", None),
         ("a.rf.jpg", None),
         ("a.rf.0a1b.jpg", None),
     ],
 )
 def test_roboflow_names(name, original):
-    assert original_name(PurePosixPath("train") / name) == original
+    assert original_name(PurePosixPath("train") / name) == (original and PurePosixPath(original))
+
+
+@pytest.mark.parametrize(("written", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_are_one_however_their_letters_are_composed(tmp_path, written, asked):
+    """A Mac decomposes the names of files."""
+    name, record = (unicodedata.normalize(form, "a/Müller.png") for form in (written, asked))
+    assert name != record
+    (tmp_path / "a").mkdir()
+    (tmp_path / name).touch()
+    assert FileIndex(tmp_path).find(record, PurePosixPath("x.json")) == (PurePosixPath(name), None)
 
 
 def test_split_is_the_folder_named_after_one():

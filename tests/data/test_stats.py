@@ -7,7 +7,7 @@ from implantdet.taxonomy import default_taxonomy
 
 def dataset(boxes, categories):
     annotations = [
-        {"id": index, "image_id": image_id, "category_id": category_id, "bbox": [0, 0, w, h]}
+        {"id": index, "image_id": image_id, "category_id": category_id, "bbox": [0, 0, w, h], "area": w * h}
         for index, (image_id, category_id, w, h) in enumerate(boxes)
     ]
     return {
@@ -40,6 +40,13 @@ def test_counts_by_hand():
     assert (per_image["mean"], per_image["none"], per_image["min"], per_image["max"]) == (1, 2, 0, 3)
     # Areas 200 and 400 are below 32², 3600 is below 96², 20000 is above.
     assert stats["sizes"] == {"small": 2, "medium": 1, "large": 1}
+
+
+def test_sizes_are_those_of_masks():
+    """As COCO's AP by size has it; the mask of a tilted implant is much smaller than its box."""
+    content = dataset(BOXES, CATEGORIES)
+    content["annotations"][3]["area"] = 9000
+    assert dataset_stats(content)["sizes"] == {"small": 2, "medium": 2, "large": 0}
 
 
 def test_rows_for_the_screen():

@@ -73,6 +73,17 @@ def test_predictions_of_another_dataset_are_refused(dataset, tmp_path, changes):
         draw_dataset(dataset, tmp_path / "out", write_predictions(tmp_path, **changes))
 
 
+@pytest.mark.parametrize(
+    "content", [{"bbox": {"AP": 1}}, {"images": []}, [1], [{"image_id": 2, "category_id": 1}]], ids=str
+)
+def test_files_that_hold_no_detections_are_refused(dataset, tmp_path, content):
+    """results.json, implants.json and annotations lie beside them."""
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"other\.json: expected a list of detections .*coco_instances_results\.json"):
+        draw_dataset(dataset, tmp_path / "out", path)
+
+
 def test_missing_predictions_say_where_they_come_from(dataset, tmp_path):
     with pytest.raises(DataError, match=r"no such file; `python train_net\.py --eval-only"):
         draw_dataset(dataset, tmp_path / "out", tmp_path / "nothing.json")
