@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from implantdet.data.idd import read_json, write_json
 from implantdet.engine.loader import seed_everything
 
 
@@ -69,7 +71,8 @@ class ValidationLoss(HookBase):
         self._model.train()
         self._model.get_submodule("backbone").eval()
         total, count = 0.0, 0
-        with EventStorage():  # takes what the model's parts would write into the storage of the training
+        # It takes what the model's parts would write into the storage of the training; at 0, VIS_PERIOD would draw.
+        with EventStorage(1):
             for batch in self._build_loader():
                 seed_everything(0)
                 total += float(sum(self._model(batch).values())) * len(batch)
@@ -89,18 +92,41 @@ class Evaluation(hooks.EvalHook):
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's, which after a resume still knows the best value so far."""
+    """Detectron2's, which after a resume still knows the best value so far.
 
-    def state_dict(self) -> dict[str, Any]:
-        """The best value and its iteration."""
-        if self.best_metric is None:
-            return {}
-        return {"best_metric": float(self.best_metric), "best_iter": int(self.best_iter)}
+    It stands in a JSON file beside the best checkpoint. The checkpoint to resume from is older than the evaluation of
+    its own iteration, which is not repeated.
+    """
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
-        self.best_metric = state_dict["best_metric"]
-        self.best_iter = state_dict["best_iter"]
+    def before_train(self) -> None:
+        """Read the best value, or forget that of an earlier training."""
+        if self.trainer.start_iter == 0:
+            self._record.unlink(missing_ok=True)
+        elif self._record.is_file():
+            best = read_json(self._record)
+            self.best_metric, self.best_iter = best["value"], best["iteration"]
+
+    def _best_checking(self) -> None:
+        before = self.best_iter
+        super()._best_checking()
+        if self.best_iter != before:
+            best = {"metric": self._val_metric, "value": float(self.best_metric), "iteration": int(self.best_iter)}
+            write_json(self._record, best)
+
+    @property
+    def _record(self) -> Path:
+        return Path(self._checkpointer.save_dir) / f"{self._file_prefix}.json"
+
+
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """Detectron2's, which after a resume still deletes what is older than the last ``max_to_keep`` checkpoints."""
+
+    def before_train(self) -> None:
+        """Find those that the training has written so far."""
+        super().before_train()
+        found = sorted(Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_{'[0-9]' * 7}.pth"))
+        written = [str(path) for path in found if int(path.stem[-7:]) < self.trainer.start_iter]
+        self.recent_checkpoints = written
 
 
 class ProgressPrinter(CommonMetricPrinter):

@@ -73,14 +73,23 @@ class SecondStage(HookBase):
     def _report(self) -> None:
         assert self._assembler is not None, "after_train() has looked"
         test = f"{self._cfg.DATASETS.NAME}_test"
-        if test in self._cfg.DATASETS.TEST or test not in DatasetCatalog or not DatasetCatalog.get(test):
+        records = DatasetCatalog.get(test) if test in DatasetCatalog else []
+        if (
+            test in self._cfg.DATASETS.TEST
+            or not records
+            or MetadataCatalog.get(test).thing_classes != MetadataCatalog.get(self._cfg.DATASETS.TRAIN[0]).thing_classes
+        ):
             logger.warning(
-                "%s is empty or not registered, or the assembler was calibrated on it: no implants are reported.", test
+                "%s is empty, not registered or of other classes, or the assembler was calibrated on it: no implants "
+                "are reported.",
+                test,
             )
             return
         cfg = self._cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TEST = (test,)
+        if not all("segmentation" in annotation for record in records for annotation in record["annotations"]):
+            cfg.MODEL.MASK_ON = False  # boxes would be taken for the masks that are not there
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / test)
         self.trainer.test_implants(cfg, self._model, self._assembler)
 

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
-from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -20,6 +20,7 @@ from implantdet.data.idd import FOLDS
 from implantdet.data.problems import DataError
 from implantdet.data.register import register_idd
 from implantdet.engine.merging import merge
+from implantdet.modeling.backbone import build_vit_sfp_backbone
 from implantdet.modeling.implant_roi_heads import CascadeImplantROIHeads, ImplantROIHeads
 from implantdet.modeling.masked_image_model import MaskedImageModel
 from implantdet.modeling.weights import local_checkpoint
@@ -40,7 +41,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         DataError: the dataset folder cannot be used.
         FileNotFoundError: there is no file ``MODEL.WEIGHTS`` to start from or to evaluate.
-        ValueError: as ``merge``, ``check_names``, ``check_pixels``, ``check_part_head`` and ``complete_from_data``.
+        ValueError: as ``merge``, the checks below, and ``complete_from_data``.
     """
     warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")  # Detectron2's anchors: nothing to do
     cfg = get_cfg()
@@ -62,10 +63,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
                 f"DATASETS.TEST {tuple(cfg.DATASETS.TEST)}: {str(error).rstrip('.')}. Without a dataset to evaluate "
                 "on, give DATASETS.TEST '()'"
             ) from error
+    check_device(cfg)
     check_names(cfg)
     check_pixels(cfg)
     check_part_head(cfg)
     if not needs_no_labels(cfg):
+        check_levels(cfg)
         complete_from_data(cfg)
     cfg.freeze()
     if not torch.cuda.is_available():  # processes share the cores; fighting over them costs a multiple
@@ -78,6 +81,41 @@ def setup(args: argparse.Namespace) -> CfgNode:
         record.write_bytes(kept)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="implantdet")
     return cfg
+
+
+def check_device(cfg: CfgNode) -> None:
+    """See to it that ``MODEL.DEVICE`` is there: a config that a training left has that of its machine.
+
+    Raises:
+        ValueError: there is no GPU, or several processes were to share a CPU beside one.
+    """
+    device, has_gpu = cfg.MODEL.DEVICE, torch.cuda.is_available()
+    if device.startswith("cuda") and not has_gpu:
+        raise ValueError(f"MODEL.DEVICE is '{device}', and PyTorch finds no GPU here; give MODEL.DEVICE cpu")
+    if device == "cpu" and has_gpu and comm.get_world_size() > 1:
+        raise ValueError(
+            "MODEL.DEVICE is 'cpu', and Detectron2 lets several processes talk by NCCL, from GPU to GPU, where there "
+            "is one; give MODEL.DEVICE cuda, or hide the GPUs: CUDA_VISIBLE_DEVICES=''"
+        )
+
+
+def check_levels(cfg: CfgNode) -> None:
+    """See to it that all parameters learn, where several processes expect the gradients of all of them.
+
+    Raises:
+        ValueError: nothing reads a level of the pyramid.
+    """
+    is_ours = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME) is build_vit_sfp_backbone
+    if comm.get_world_size() == 1 or not is_ours:
+        return
+    read = {*cfg.MODEL.RPN.IN_FEATURES, *cfg.MODEL.ROI_HEADS.IN_FEATURES}
+    unread = {"p2", "p3", "p4", "p5"} - read - ({"p5"} if "p6" in read else set())  # p6 is made of p5
+    if unread:
+        raise ValueError(
+            f"MODEL.RPN.IN_FEATURES {list(cfg.MODEL.RPN.IN_FEATURES)} and MODEL.ROI_HEADS.IN_FEATURES "
+            f"{list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}: nothing reads {', '.join(sorted(unread))}, and training in "
+            "several processes needs gradients of every level; add it to MODEL.RPN.IN_FEATURES"
+        )
 
 
 def check_names(cfg: CfgNode) -> None:
@@ -145,14 +183,20 @@ def complete_from_data(cfg: CfgNode) -> None:
     """Set the number of classes and, unless it is given, whether there is a mask head, from the data.
 
     Raises:
-        ValueError: there is no training set, a set has other classes than the first, or ``MODEL.MASK_ON`` is asked for
-            and annotations have no masks.
+        ValueError: there is no training set, a set has no image or other classes than the first, or
+            ``MODEL.MASK_ON`` is asked for and annotations have no masks.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; expected the name of a training set, which decides the classes")
     num_masks, lacking = 0, []
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-        annotations = [annotation for record in DatasetCatalog.get(name) for annotation in record["annotations"]]
+        records = DatasetCatalog.get(name)
+        if not records:
+            raise ValueError(
+                f"DATASETS: '{name}' has no image; expected some in folds.json of DATASETS.ROOT "
+                f"'{cfg.DATASETS.ROOT}', or DATASETS.TEST '()' to train without evaluation"
+            )
+        annotations = [annotation for record in records for annotation in record["annotations"]]
         with_mask = sum("segmentation" in annotation for annotation in annotations)
         num_masks += with_mask
         if with_mask < len(annotations):

@@ -98,13 +98,14 @@ class StepTrainer(SimpleTrainer):
         return contextlib.nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the optimizer and of the loss scaling."""
-        return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}
+        """State of the optimizer and of the loss scaling, and the seed."""
+        return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned, but the seed, which a config may give."""
         super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if state_dict["grad_scaler"]:  # it has none where the losses were not scaled: without AMP, or in bfloat16
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:

@@ -22,7 +22,14 @@ from implantdet.assembly.assembler import PartAssembler
 from implantdet.data.copy_paste import add_copy_paste
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.engine.checkpoint import BEST, Checkpointer
-from implantdet.engine.hooks import BestCheckpointer, Evaluation, ProgressPrinter, ValidationLoss, WeightAveraging
+from implantdet.engine.hooks import (
+    BestCheckpointer,
+    Evaluation,
+    PeriodicCheckpointer,
+    ProgressPrinter,
+    ValidationLoss,
+    WeightAveraging,
+)
 from implantdet.engine.loader import Mapper, build_stream, seed_everything
 from implantdet.engine.optimizer import build_adamw
 from implantdet.engine.schedule import with_lengths
@@ -86,7 +93,12 @@ class Trainer(DefaultTrainer):
         Args:
             resume: go on if there is a checkpoint. If False, a later resume does not find what an earlier training
                 left in ``OUTPUT_DIR``.
+
+        Raises:
+            ValueError: processes find different checkpoints.
         """
+        if resume:
+            self._check_same_checkpoint()
         if not resume and comm.is_main_process():
             (Path(self.cfg.OUTPUT_DIR) / "last_checkpoint").unlink(missing_ok=True)
         if resume and not self.checkpointer.has_checkpoint() and comm.is_main_process():
@@ -96,6 +108,21 @@ class Trainer(DefaultTrainer):
             )
         super().resume_or_load(resume)
         self._trainer.reset_data_loader(self._build_stream)  # from start_iter on
+
+    def _check_same_checkpoint(self) -> None:
+        found = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else ""
+        names = comm.all_gather(Path(found).name)
+        if len(set(names)) > 1:
+            raise ValueError(
+                f"OUTPUT_DIR '{self.cfg.OUTPUT_DIR}': the processes find the checkpoints {names} to resume from, "
+                "expected the same one; machines that train together need a common OUTPUT_DIR"
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned, and a seed that was drawn (``SEED -1``)."""
+        super().load_state_dict(state_dict)
+        if self.cfg.SEED < 0:
+            self.seed = self._trainer.seed = state_dict["_trainer"]["seed"]
 
     @classmethod
     def build_dataset_dicts(cls, cfg: CfgNode) -> list[dict[str, Any]]:
@@ -132,7 +159,7 @@ class Trainer(DefaultTrainer):
         if self.ema:
             built.append(WeightAveraging(self.ema, self.checkpointer.model))
         if comm.is_main_process():
-            built.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2))
+            built.append(PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2))
         if cfg.DATASETS.TEST:
             built += self.build_evaluation_hooks(self.ema.module if self.ema else self.checkpointer.model)
         if comm.is_main_process():

@@ -14,7 +14,13 @@ from implantdet.modeling.vit import OUT_FEATURE, ViT
 
 
 class SimpleFeaturePyramid(d2_vit.SimpleFeaturePyramid):
-    """Detectron2's pyramid, with ``padding_constraints`` that Detectron2's ``ImageList`` understands."""
+    """Detectron2's pyramid, with ``padding_constraints`` that Detectron2's ``ImageList`` understands, in float32."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Maps (N, C, H, W) of every level for images (N, C, H, W)."""
+        # Poolers cast boxes to the type of the maps. In mixed precision on the CPU that would be bfloat16, in which an
+        # edge beyond 128 moves to a whole pixel.
+        return {level: features.float() for level, features in super().forward(x).items()}
 
     @property
     def padding_constraints(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Averaged weights against the formula, validation loss, the best checkpoint, the printed line."""
 
+import json
 import logging
 
 import pytest
@@ -8,14 +9,22 @@ from detectron2.utils.events import EventStorage
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from implantdet.engine.hooks import BestCheckpointer, Evaluation, ProgressPrinter, ValidationLoss, WeightAveraging
+from implantdet.engine.checkpoint import Checkpointer
+from implantdet.engine.hooks import (
+    BestCheckpointer,
+    Evaluation,
+    PeriodicCheckpointer,
+    ProgressPrinter,
+    ValidationLoss,
+    WeightAveraging,
+)
 
 
 class FakeTrainer:
     """As much of a trainer as a hook sees."""
 
-    def __init__(self, max_iter=100):
-        self.iter = 0
+    def __init__(self, max_iter=100, start_iter=0):
+        self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
         self.storage = EventStorage()
 
@@ -86,13 +95,44 @@ def test_a_training_that_failed_is_not_evaluated_at_its_end(failed_at, expected)
     assert evaluated == expected
 
 
-def test_best_value_survives_a_resume():
-    hook = BestCheckpointer(1, checkpointer=None, val_metric="bbox/AP")
-    assert hook.state_dict() == {}
-    hook._update_best(31.5, 7)
-    resumed = BestCheckpointer(1, checkpointer=None, val_metric="bbox/AP")
-    resumed.load_state_dict(hook.state_dict())
-    assert (resumed.best_metric, resumed.best_iter) == (31.5, 7)
+def test_the_best_value_survives_a_resume(tmp_path):
+    """Also that of the last evaluation, which comes after the checkpoint that is resumed."""
+
+    def run(values, start_iter=0):
+        model = nn.Linear(1, 1)
+        hook = BestCheckpointer(1, Checkpointer(model, str(tmp_path)), "bbox/AP")
+        hook.trainer = FakeTrainer(start_iter=start_iter)
+        hook.before_train()
+        with hook.trainer.storage as storage:
+            for hook.trainer.iter, value in enumerate(values, start=start_iter):
+                storage.iter = hook.trainer.iter
+                nn.init.constant_(model.weight, value)
+                storage.put_scalar("bbox/AP", value)
+                hook.after_step()
+        return torch.load(tmp_path / "model_best.pth", weights_only=True)["model"]["weight"].item()
+
+    assert run([50.0]) == 50
+    assert run([30.0, 20.0], start_iter=1) == 50
+    assert run([60.0, 40.0], start_iter=3) == 60
+    assert run([55.0], start_iter=5) == 60
+    best = json.loads((tmp_path / "model_best.json").read_text(encoding="utf-8"))
+    assert best == {"metric": "bbox/AP", "value": 60.0, "iteration": 3}
+    assert run([10.0]) == 10  # another training begins
+
+
+def test_after_a_resume_the_last_two_checkpoints_are_kept(tmp_path):
+    def run(start_iter, end):
+        hook = PeriodicCheckpointer(Checkpointer(nn.Linear(1, 1), str(tmp_path)), 1, max_to_keep=2)
+        hook.trainer = FakeTrainer(start_iter=start_iter)
+        hook.before_train()
+        for hook.trainer.iter in range(start_iter, end):
+            hook.after_step()
+        return [path.stem for path in sorted(tmp_path.glob("model_*.pth"))]
+
+    assert run(0, 4) == ["model_0000002", "model_0000003"]
+    assert run(4, 5) == ["model_0000003", "model_0000004"]
+    (tmp_path / "model_best.pth").touch()
+    assert run(4, 7) == ["model_0000005", "model_0000006", "model_best"]  # the checkpoint of 3 was resumed
 
 
 def test_printed_line_has_eta_losses_and_images_per_second(caplog, monkeypatch):

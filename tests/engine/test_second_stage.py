@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import write_idd
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from torch import nn, tensor
@@ -137,7 +137,32 @@ def test_without_a_test_set_of_that_name_no_implants_are_reported(cfg, caplog):
     hook = SecondStage(cfg, Oracle())
     hook.before_train()
     hook._report()
-    assert "theirs_test is empty or not registered" in caplog.text
+    assert "theirs_test is empty, not registered or of other classes" in caplog.text
+    caplog.clear()
+    DatasetCatalog.register("theirs_test", lambda: [{"annotations": []}])
+    MetadataCatalog.get("theirs_test").thing_classes = ["other"]
+    try:
+        hook._report()
+    finally:
+        DatasetCatalog.remove("theirs_test")
+    assert "theirs_test is empty, not registered or of other classes" in caplog.text
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_boxes_do_not_stand_for_masks_that_the_test_set_lacks(cfg, monkeypatch, lacking):
+    for name in (*cfg.DATASETS.TRAIN, "tiny_implants_test"):
+        DatasetCatalog.get(name)  # and with it the classes
+    records = [{"annotations": [{"segmentation": []}, {} if lacking else {"segmentation": []}]}]
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: records)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.MASK_ON = True
+    reported = []
+    hook = SecondStage(cfg, Oracle())
+    hook.trainer = SimpleNamespace(test_implants=lambda cfg, *_: reported.append(cfg))
+    hook._assembler = object()
+    hook._report()
+    assert [found.MODEL.MASK_ON for found in reported] == [not lacking]
 
 
 @pytest.mark.parametrize(

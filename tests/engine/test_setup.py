@@ -6,15 +6,17 @@ import re
 import shutil
 
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY, tiny_dataset, write_idd
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 
 from implantdet.config import add_implantdet_config
 from implantdet.data.problems import DataError
 from implantdet.data.unlabelled import unlabelled_dicts
-from implantdet.engine.setup import setup
+from implantdet.engine.setup import check_levels, setup
 
 
 def arguments(root, output_dir, *opts, eval_only=False):
@@ -68,6 +70,46 @@ def test_an_evaluation_leaves_the_config_of_the_training(idd_root, tmp_path, tra
     assert cfg.DATASETS.TEST == ("tiny_masks_test",)
     written = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
     assert written["DATASETS"]["TEST"] == ["tiny_masks_val_fold0" if trained else "tiny_masks_test"]
+
+
+def test_a_device_that_is_not_there_is_an_error(idd_root, tmp_path, monkeypatch):
+    """A training's config.yaml holds that of its machine."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cuda:1', and PyTorch finds no GPU here; give .* cpu"):
+        setup(arguments(idd_root, tmp_path, "MODEL.DEVICE", "cuda:1"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cpu', .* give MODEL\.DEVICE cuda, or hide the GPUs"):
+        setup(arguments(idd_root, tmp_path, "MODEL.DEVICE", "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("rpn", "heads", "unread"),
+    [("p2", "p2", "p3, p4, p5"), ("p2 p3 p6", "p2", "p4"), ("p2 p3 p4 p6", "p3", ""), ("p4 p5", "p2 p3", "")],
+)
+def test_levels_that_nothing_reads_are_an_error_in_several_processes(monkeypatch, rpn, heads, unread):
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_vit_sfp_backbone"
+    cfg.MODEL.RPN.IN_FEATURES, cfg.MODEL.ROI_HEADS.IN_FEATURES = rpn.split(), heads.split()
+    check_levels(cfg)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    if not unread:
+        return check_levels(cfg)
+    with pytest.raises(ValueError, match=rf"nothing reads {unread}, and training in several"):
+        check_levels(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    return check_levels(cfg)
+
+
+def test_a_set_without_images_is_an_error(tmp_path):
+    root = write_idd(tmp_path / "empty")
+    folds = json.loads((root / "folds.json").read_text(encoding="utf-8"))
+    folds["folds"][0] += folds["test"]
+    (root / "folds.json").write_text(json.dumps(folds | {"test": []}), encoding="utf-8")
+    name = "tiny_empty_test"
+    with pytest.raises(ValueError, match=rf"DATASETS: '{name}' has no image; expected some in folds\.json"):
+        setup(arguments(root, tmp_path, "DATASETS.TEST", f"('{name}',)"))
 
 
 def test_masks_can_be_left_out(idd_root, tmp_path):

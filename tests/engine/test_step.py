@@ -125,6 +125,19 @@ def test_iterations_and_seeds_draw_differently():
     assert losses(0) == losses(0)
 
 
+def test_a_checkpoint_without_a_scale_of_losses_can_be_resumed_with_one():
+    """As when a training goes on on a GPU that needs float16."""
+    model, data = Linear(), batches(1, 2)
+    unscaled = StepTrainer(model, data, torch.optim.SGD(model.parameters(), lr=0.1)).state_dict()
+    scaled = StepTrainer(model, data, torch.optim.SGD(model.parameters(), lr=0.1))
+    scaled.grad_scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0)
+    before = scaled.grad_scaler.state_dict()
+    scaled.load_state_dict(unscaled)
+    assert scaled.grad_scaler.state_dict() == before
+    scaled.load_state_dict(unscaled | {"grad_scaler": before | {"scale": 2.0}})
+    assert scaled.grad_scaler.get_scale() == 2
+
+
 def test_state_goes_into_a_checkpoint():
     model, data = Linear(), batches(2, 2)
     trainer = StepTrainer(model, data, torch.optim.AdamW(model.parameters(), lr=0.1))

@@ -8,6 +8,8 @@ import torch
 from conftest import write_idd
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 
 from implantdet.data.images import read_radiograph
 from implantdet.engine.trainer import Trainer, build_validation_loader
@@ -107,10 +109,8 @@ def test_the_best_checkpoint_is_of_the_best_ap(tiny_cfg, monkeypatch):
     monkeypatch.setattr(Trainer, "test", lambda *_: {"bbox": {"AP": next(values)}})
     train(cfg)
     assert checkpoint(cfg, "model_best")["iteration"] == 5  # the second of three epochs
-    assert checkpoint(cfg, "model_final")["trainer"]["hooks"]["BestCheckpointer"] == {
-        "best_metric": 30.0,
-        "best_iter": 5,
-    }
+    best = json.loads((Path(cfg.OUTPUT_DIR) / "model_best.json").read_text(encoding="utf-8"))
+    assert best == {"metric": "bbox/AP", "value": 30.0, "iteration": 5}
     # Of the others, the last two are kept.
     assert sorted(path.name for path in Path(cfg.OUTPUT_DIR).glob("model_0*")) == [
         "model_0000005.pth",
@@ -132,8 +132,8 @@ def test_several_test_sets_have_a_folder_each(tiny_cfg):
     train(cfg)
     for name in cfg.DATASETS.TEST:
         assert results(f"{cfg.OUTPUT_DIR}/{name}")["dataset"] == name
-    best = checkpoint(cfg, "model_best")["trainer"]["hooks"]["BestCheckpointer"]["best_metric"]
-    assert best == last_metrics(cfg)["tiny_masks_val_fold0/bbox/AP"]  # the first one decides
+    best = json.loads((Path(cfg.OUTPUT_DIR) / "model_best.json").read_text(encoding="utf-8"))
+    assert best["value"] == last_metrics(cfg)["tiny_masks_val_fold0/bbox/AP"]  # the first one decides
 
 
 def test_a_new_start_hides_the_old_checkpoints_from_a_resume(tiny_cfg, caplog):
@@ -143,6 +143,32 @@ def test_a_new_start_hides_the_old_checkpoints_from_a_resume(tiny_cfg, caplog):
         train(cfg, interrupt_at=1)
     assert train(cfg, resume=True).start_iter == 0
     assert "has no checkpoint to resume; the training starts from random weights" in caplog.text
+
+
+def test_a_seed_that_was_drawn_is_resumed(tiny_cfg):
+    cfg = tiny_cfg(*TWO_EPOCHS, "SEED", "-1", "DATASETS.TEST", "()")
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, interrupt_at=5)
+    drawn = checkpoint(cfg, "model_0000002")["trainer"]["_trainer"]["seed"]
+    resumed = train(cfg, resume=True)
+    assert resumed.seed == resumed._trainer.seed == drawn
+
+
+def test_processes_that_find_other_checkpoints_do_not_train(tiny_cfg, monkeypatch):
+    """As machines do that share no OUTPUT_DIR."""
+    cfg = tiny_cfg(*TWO_EPOCHS, "DATASETS.TEST", "()")
+    trainer = train(cfg)
+    monkeypatch.setattr(comm, "all_gather", lambda name: [name, ""])
+    message = r"the processes find the checkpoints \['model_final\.pth', ''\] .* need a common OUTPUT_DIR"
+    with pytest.raises(ValueError, match=message):
+        trainer.resume_or_load(resume=True)
+
+
+def test_training_images_are_drawn_and_validation_images_are_not(tiny_cfg, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(EventStorage, "put_image", lambda storage, name, image: drawn.append((name, storage.iter)))
+    train(tiny_cfg("VIS_PERIOD", "3", *TWO_EPOCHS))
+    assert [iteration for name, iteration in drawn if name.startswith("Left: GT")] == [0, 3]
 
 
 @pytest.mark.parametrize("checkpointing", ["False", "True"])

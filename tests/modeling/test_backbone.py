@@ -6,6 +6,7 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.backbone import vit as d2_vit
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
@@ -98,6 +99,19 @@ def test_the_pyramid_computes_what_detectron2s_does():
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 1, 64, 96)
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
+
+
+def test_mixed_precision_does_not_round_the_boxes_that_are_pooled():
+    """In bfloat16, the type of the maps otherwise, 203.4 is 203."""
+    backbone = build_backbone(small_config())
+    with torch.autocast("cpu", torch.bfloat16):
+        features = backbone(torch.randn(1, 1, 256, 256))
+    assert {level.dtype for level in features.values()} == {torch.float32}
+    # A map of the column's number, and a box of one pixel round 203.4.
+    columns = torch.arange(64.0).expand(1, 1, 64, 64) * 4 + 2
+    pooler = ROIPooler(1, [1 / 4], 0, "ROIAlignV2")
+    found = pooler([columns.to(features["p2"].dtype)], [Boxes(torch.tensor([[202.9, 100.0, 203.9, 101.0]]))])
+    assert found.item() == pytest.approx(203.4, abs=1e-3)
 
 
 def test_keys_are_those_of_timm_under_backbone_net():
