@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--mask-ratio", type=float, default=0.75, help="of both, whatever they were trained with")
     parser.add_argument("--images", type=int, default=64, help="images that PSNR is measured on")
     args = parser.parse_args()
-    columns, measured = {}, {}
+    columns, ratios = {}, {}
     for caption, output_dir in (("MAE", args.mae), ("MDE", args.mde)):
         cfg = read_config(output_dir, args.mask_ratio)
         model = Pretrainer.build_model(cfg)
@@ -49,12 +49,15 @@ def main() -> None:
         loader = Pretrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
         with tempfile.TemporaryDirectory() as folder:  # the run's own files are of its own mask ratio
             evaluator = ReconstructionEvaluator(folder, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, args.images)
-            measured[caption] = inference_on_dataset(model, loader, evaluator)["reconstruction"]
+            measured = inference_on_dataset(model, loader, evaluator)["reconstruction"]
+        ratios["flat_psnr_db"] = measured.pop("PSNR_flat")
+        of_what = {"PSNR_pixels": "", "PSNR_embeddings": "embeddings_"}
+        ratios |= {f"{caption}_{of_what[key]}psnr_db": ratio for key, ratio in measured.items()}
         columns |= {
             name if name in ("original", "masked") else f"{caption}, {name}": images
             for name, images in evaluator.columns_.items()
         }
-    path = write_result("mim_figure4", {"mask_ratio": args.mask_ratio, "images": args.images} | measured)
+    path = write_result("mim_figure4", {"mask_ratio": args.mask_ratio, "images": args.images} | ratios)
     save_figure(RESULTS / f"{path.stem}.png", columns)
 
 

@@ -221,19 +221,21 @@ def ratio_section() -> list[str]:
 def figure_section() -> list[str]:
     """The paper's figure 4."""
     result = read("mim_figure4")
+    kinds = {"": "", "embeddings_": " by embeddings"}
     ratios = [
-        f"{init}, by {key.removeprefix('PSNR_')}: {ratio:.1f} dB"
+        f"{init}{words} {result[f'{init}_{kind}psnr_db']:.1f} dB"
         for init in ("MAE", "MDE")
-        for key, ratio in result[init].items()
-        if key != "PSNR_flat"
+        for kind, words in kinds.items()
+        if f"{init}_{kind}psnr_db" in result
     ]
+    decoded = " A regression that is fitted on other images makes pixels of its embeddings, for the eye."
     return [
         "## What they see behind the mask (the paper's figure 4)",
         f"{100 * result['mask_ratio']:.0f} % masked, the same masks for both. PSNR of the masked patches on "
-        f"{result['images']} images: {'; '.join(ratios)}. Mean and deviation of every patch are the true ones, as in "
-        f"MAE's figures; flat patches of the true mean alone have {result['MAE']['PSNR_flat']:.1f} dB. MDE predicts "
-        "embeddings, from which a regression fitted on other images makes pixels for the eye; and pixels, which "
-        "its second loss learns.",
+        f"{result['images']} images: {', '.join(ratios)}. Mean and deviation of every patch are the true ones, as in "
+        f"MAE's figures; flat patches of the true mean alone have {result['flat_psnr_db']:.1f} dB. MDE predicts "
+        "embeddings; its pixels are what its second loss learns."
+        + (decoded if "MDE_embeddings_psnr_db" in result else ""),
         "![Original, masked, MAE and MDE](results/mim_figure4.png)",
         source(result, "mim_figure4"),
     ]

@@ -221,8 +221,12 @@ def test_figure_4_leaves_the_runs_as_they_are(benchmark, idd_root, tmp_path, mon
     benchmark("mim_figure4").main()
     assert [path.read_text(encoding="utf-8") for path in own] == ["of the run itself"] * 2
     written = json.loads((tmp_path / "results/mim_figure4.json").read_text(encoding="utf-8"))
-    assert written["MAE"] == written["MDE"]
-    assert written["MAE"].keys() == {"PSNR_pixels", "PSNR_embeddings", "PSNR_flat"}
+    for kind in ("", "embeddings_"):
+        assert written[f"MAE_{kind}psnr_db"] == written[f"MDE_{kind}psnr_db"] > 0
+    assert written["flat_psnr_db"] > 0
+    page = benchmark("pretraining_page")
+    monkeypatch.setattr(page, "read", lambda name: written)
+    assert "MDE by embeddings" in page.figure_section()[1]
     assert (tmp_path / "results/mim_figure4.png").is_file()
 
 
