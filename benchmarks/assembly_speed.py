@@ -62,7 +62,8 @@ def readings(
 ) -> list[dict[str, Any]]:
     """Annotations of all axes of one third."""
     line = default_lines()[rng.integers(len(default_lines()))]
-    names = [f"{axis}.{value}" for axis, value in line.attributes(line.lengths[0]).items() if axis.startswith(third)]
+    attributes = line.attributes(line.lengths[0], line.diameters[0])
+    names = [f"{axis}.{value}" for axis, value in attributes.items() if axis.startswith(third)]
     common = {"bbox": box.tolist(), "bbox_mode": BoxMode.XYXY_ABS, **extra}
     return [{"category_id": CLASSES.index(name), **common} for name in names]
 

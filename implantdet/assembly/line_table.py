@@ -5,6 +5,7 @@ Letters: L product lines, V values of an axis. A whole-implant detection is read
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -133,9 +134,7 @@ def warn_of_unlisted(product_lines: Iterable[str | None], titles: Sequence[str])
 
 
 def _declared(line: ProductLine) -> dict[tuple[str, str], float]:
-    """(axis, value) → share of the line's lengths that have it."""
-    shares: dict[tuple[str, str], float] = {}
-    for length in line.lengths:
-        for item in line.attributes(length).items():
-            shares[item] = shares.get(item, 0.0) + 1 / len(line.lengths)
-    return shares
+    """(axis, value) → share of the line's sizes that have it."""
+    sizes = list(itertools.product(line.lengths, line.diameters))
+    counts = Counter(item for size in sizes for item in line.attributes(*size).items())
+    return {item: count / len(sizes) for item, count in counts.items()}

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from implantdet.phantom.arrays import Array
+from implantdet.phantom.frame import REACH
 
 # Attenuation per millimetre at an effective energy of dental X-rays, beam hardening folded in.
 MU = {
@@ -78,6 +79,18 @@ class Canvas:
         left, right = max(left, 0), min(right, columns)
         top, bottom = max(top, 0), min(bottom, rows)
         return None if left >= right or top >= bottom else (slice(top, bottom), slice(left, right))
+
+    def keep_inside(self, centre: tuple[float, float], sides: tuple[float, float], lean: float) -> tuple[float, float]:
+        """The centre of a sensor of these sides, leaning by radians, moved so that it sees nothing but the canvas.
+
+        Beyond the edge anatomy would be mirrored. What is too large for the canvas stands in its middle.
+        """
+        cos, sin = abs(np.cos(lean)), abs(np.sin(lean))
+        canvas_sides = np.array([self.width, self.height])
+        half = np.minimum(REACH * np.array([[cos, sin], [sin, cos]]) @ sides, canvas_sides) / 2
+        start = np.array([self.x0, self.y0])
+        x, y = np.clip(centre, start + half, start + canvas_sides - half)
+        return float(x), float(y)
 
     def matrix_to(self, view: Array) -> Array:
         """[2, 3] from cells to image pixels, for a [2, 3] view from millimetres to image coordinates (pixel edges)."""

@@ -9,6 +9,8 @@ import numpy as np
 
 from implantdet.phantom.arrays import Array
 
+REACH = 1.03  # of the sides of the file: the largest sensors, whose edge is beyond it
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -79,7 +81,7 @@ def sample_frame(rng: np.random.Generator, size: tuple[int, int], turn: float) -
     letters = str(rng.choice(["", "F8", "RVG", "L", "R", "2", "a"], p=[0.78, 0.05, 0.04, 0.04, 0.04, 0.03, 0.02]))
     return Frame(
         centre=(width / 2, height / 2),
-        half=(width / 2 * float(rng.uniform(0.96, 1.03)), height / 2 * float(rng.uniform(0.96, 1.03))),
+        half=(width / 2 * float(rng.uniform(0.96, REACH)), height / 2 * float(rng.uniform(0.96, REACH))),
         radius=float(rng.choice([0.0, rng.uniform(0.03, 0.17)], p=[0.3, 0.7])) * min(size),
         turn=turn,
         rim=float(rng.choice([0.0, rng.uniform(120, 255)], p=[0.6, 0.4])),

@@ -155,17 +155,17 @@ def _exit_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def sample_patient(job: Job, seed: int) -> Patient:
+def sample_patient(job: Job, preset: Preset, seed: int) -> Patient:
     """The anatomy of a patient."""
-    rng = np.random.default_rng([seed, 1, job.patient])
+    rng = np.random.default_rng([seed, preset.stream + 1, job.patient])
     return (panoramic if job.panoramic else periapical).sample_patient(rng, job.lines)
 
 
 def radiographs(job: Job, preset: Preset, seed: int) -> Iterable[tuple[Patient, View, Radiograph]]:
     """All images of one patient."""
-    patient = sample_patient(job, seed)
+    patient = sample_patient(job, preset, seed)
     for index in range(job.images):
-        rng = np.random.default_rng([seed, 2, job.patient, index])
+        rng = np.random.default_rng([seed, preset.stream + 2, job.patient, index])
         if job.panoramic:
             view = panoramic.sample_view(rng, patient, preset.panoramic_size)
         else:

@@ -22,14 +22,18 @@ POLYGON_ERROR = 0.75  # pixels
 MIN_SHARE = 0.5  # of a third that must be seen
 MIN_VISIBLE = 0.05  # of an implant that must lie in the frame
 MICROTHREAD_PITCH = 0.35  # mm; how fine one has to look to exclude microthreads
+MOST_OF_NONE, LEAST_OF_SOME = 0.5, 1.0  # turns of a thread; a third with more and less neither lacks nor shows it
 HOLE_ANGLE = np.radians(40)  # a hole that is turned further away cannot be told from none
 
 
 def feature_size(shadow: Shadow, axis: str) -> float:
-    """Millimetres of the detail that decides an axis (``<third>.<axis>``), 0 where it faces away."""
+    """Millimetres of the detail that decides an axis (``<third>.<axis>``), 0 where it faces away or just begins."""
     line, diameter = shadow.implant.solid.line, shadow.implant.solid.diameter
     if axis in ("coronal.thread", "middle.thread"):
-        return line.pitch(diameter)
+        length = shadow.implant.solid.length
+        turns = line.turns(axis.partition(".")[0], length, diameter)
+        has_none = line.attributes(length, diameter)[axis] == "none"
+        return line.pitch(diameter) if (turns <= MOST_OF_NONE if has_none else turns >= LEAST_OF_SOME) else 0.0
     if axis == "coronal.microthread":
         return line.microthread[1] or MICROTHREAD_PITCH
     if axis == "apical.groove":  # a dark stripe or a notch in the flank, whichever way it faces
@@ -82,7 +86,7 @@ def annotate(radiograph: Radiograph, view: View, ids: list[int], category_ids: d
             if (part & framed & clear).sum() < MIN_SHARE * part.sum() or not (part & framed).any():
                 continue
             place = outline(part & framed, shadow.left, shadow.top)
-            for axis, value in solid.line.attributes(solid.length).items():
+            for axis, value in solid.line.attributes(solid.length, solid.diameter).items():
                 if axis.startswith(third + ".") and feature_size(shadow, axis) >= MIN_PIXELS * pixel:
                     annotations.append({"category_id": category_ids[f"{axis}.{value}"], **place, **shared})
     return annotations

@@ -13,6 +13,7 @@ import yaml
 from implantdet.taxonomy import Taxonomy, default_taxonomy
 
 MARKS = ("s", "m", "a")  # sourced, recalled, assumed
+SEEN_TURNS = 0.75  # of a thread, from which a third has one
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,18 @@ class ProductLine:
             return values
         return min(zip(self.diameters, values, strict=True), key=lambda item: abs(item[0] - diameter))[1]
 
-    def attributes(self, length: float) -> dict[str, str]:
-        """Value of every axis of the taxonomy for an implant of this length, by ``<third>.<axis>``."""
-        # A collar or a microthreaded zone that fills most of the coronal third leaves no thread to see there.
-        threaded = 1 - self.thread_from / (length / 3)
+    def turns(self, third: str, length: float, diameter: float) -> float:
+        """How many pitches of the thread lie in the coronal or the middle third; a collar may leave none there."""
+        start, end = {"coronal": (0.0, length / 3), "middle": (length / 3, 2 * length / 3)}[third]
+        return max(0.0, end - max(start, self.thread_from)) / self.pitch(diameter)
+
+    def attributes(self, length: float, diameter: float) -> dict[str, str]:
+        """Value of every axis of the taxonomy for an implant of this size, by ``<third>.<axis>``."""
+        has_thread = self.turns("coronal", length, diameter) >= SEEN_TURNS
         return {
             "coronal.level": self.level,
             "coronal.microthread": "present" if self.microthread[0] > 0 else "absent",
-            "coronal.thread": self.thread[0] if threaded > 0.4 else "none",
+            "coronal.thread": self.thread[0] if has_thread else "none",
             "middle.body": self._body(1 / 3),
             "middle.thread": self.thread[0],
             "apical.groove": "present" if self.grooves else "absent",

@@ -9,7 +9,7 @@ import numpy as np
 from implantdet.phantom.bone import draw_lamina
 from implantdet.phantom.canvas import Canvas
 from implantdet.phantom.distractors import draw_screw, draw_treated_tooth
-from implantdet.phantom.frame import Frame
+from implantdet.phantom.frame import REACH, Frame
 from implantdet.phantom.lines import ProductLine
 from implantdet.phantom.panoramic_bone import Arches, draw_head
 from implantdet.phantom.periapical import sample_solid
@@ -129,13 +129,15 @@ def sample_view(rng: np.random.Generator, patient: Patient, size: tuple[int, int
             mm_y = float(rng.uniform(96, 112)) / height
         else:
             mm_x = float(rng.uniform(75, 115)) / width
-            mm_y = mm_x * float(rng.uniform(0.8, 1.2))
+            mm_y = min(mm_x * float(rng.uniform(0.8, 1.2)), HEIGHT / REACH / height)
             target = patient.implants[int(rng.integers(len(patient.implants)))]
             limit = max(0.0, shown / 2 - mm_x * width / 2)
             centre = [float(np.clip(target.x + rng.normal(0, 12), -limit, limit)), float(rng.normal(0, 4))]
     turn = float(rng.choice([0.0, rng.uniform(-0.2, 0.2)], p=[0.75, 0.25]))
+    lean = float(rng.normal(0, 0.02))
+    middle = patient.canvas.keep_inside((centre[0], centre[1]), (mm_x * width, mm_y * height), lean)
     return View(
-        matrix=view_matrix((centre[0], centre[1]), (mm_x, mm_y), float(rng.normal(0, 0.02)), turn, False, size),
+        matrix=view_matrix(middle, (mm_x, mm_y), lean, turn, False, size),
         size=size,
         frame=Frame((width / 2, height / 2), (width / 2 * 1.02, height / 2 * 1.02), 0.0, turn, 0.0, 0.0),
         exposure=Exposure.sample(rng, panoramic=True),

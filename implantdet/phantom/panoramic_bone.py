@@ -38,10 +38,14 @@ class Arches:
             float(rng.uniform(27, 34)),
         )
 
+    def bite(self, x: Array | float) -> Array | float:
+        """Height between the crests at x."""
+        return self.middle - self.smile * x * x
+
     def crest(self, upper: bool, x: Array | float) -> Array | float:
         """Height of the crest at x."""
         side = -0.5 if upper else 0.5
-        return self.middle + side * self.gap * (1 - 0.000025 * x * x) - self.smile * x * x
+        return self.bite(x) + side * self.gap * (1 - 0.000025 * x * x)
 
     def site(self, upper: bool, x: float) -> tuple[tuple[float, float], float]:
         """Point of the crest, and the direction of a tooth there (see ``Column.angle``)."""
@@ -54,7 +58,7 @@ class Arches:
         """Median optical depth of the bone some millimetres below the points on the crest."""
         samples = []
         for x, y in points:
-            down = 5.0 if y > self.middle else -5.0
+            down = 5.0 if y > self.bite(x) else -5.0
             for across in (-4.5, 4.5):
                 column, row = np.round(canvas.pixels(np.array([x + across, y + down]))).astype(int)
                 samples.append(
@@ -137,7 +141,7 @@ def _soft_shadows(canvas: Canvas, rng: np.random.Generator, arches: Arches, dept
     """Air between the lips and over the tongue, the airway, hyoid, ghost of the other ramus."""
     x, y = canvas.x, canvas.y
     side = np.abs(x)
-    bite = arches.middle - arches.smile * x * x
+    bite = arches.bite(x)
     if rng.random() < 0.6:
         depth = depth - rng.uniform(0.05, 0.14) * bump(y - bite, rng.uniform(2, 5)) * rise(60 - side, 25)
     air = arches.middle - 16 + 0.004 * np.square(x) + rng.uniform(-3, 3)

@@ -147,7 +147,7 @@ def sample_view(rng: np.random.Generator, patient: Patient, size: int) -> View:
     centre = (middle[0] + float(rng.normal(0, 0.19)) * width, middle[1] + float(rng.normal(0.02, 0.1)) * height)
     turn = float(rng.choice([0.0, rng.uniform(-0.28, 0.28)], p=[0.5, 0.5]))
     lean = float(rng.normal(0, 0.09))
-    centre = _on_canvas(patient.canvas, centre, (width, height), lean)
+    centre = patient.canvas.keep_inside(centre, (width, height), lean)
     return View(
         matrix=view_matrix(centre, (width / size, height / size), lean, turn, patient.upper, (size, size)),
         size=(size, size),
@@ -157,16 +157,3 @@ def sample_view(rng: np.random.Generator, patient: Patient, size: int) -> View:
         spin=float(rng.normal(0, 0.08)),
         quality=int(rng.integers(82, 97)),
     )
-
-
-def _on_canvas(
-    canvas: Canvas, centre: tuple[float, float], sides: tuple[float, float], lean: float
-) -> tuple[float, float]:
-    """The centre of a sensor of these sides (mm), moved onto the canvas: beyond its edge anatomy would be mirrored."""
-    cos, sin = abs(np.cos(lean)), abs(np.sin(lean))
-    canvas_sides = np.array([canvas.width, canvas.height])
-    # A frame reaches up to 1.03 of the file; see sample_frame.
-    half = np.minimum(1.03 * np.array([[cos, sin], [sin, cos]]) @ sides, canvas_sides) / 2
-    start = np.array([canvas.x0, canvas.y0])
-    x, y = np.clip(centre, start + half, start + canvas_sides - half)
-    return float(x), float(y)

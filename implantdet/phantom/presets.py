@@ -24,6 +24,7 @@ class Preset:
         panoramic_size: height and width of panoramic images.
         panoramic: share of patients with panoramics.
         systems: system → relative number of images.
+        stream: of random numbers; presets that share it show the same patients, with other implants, for one seed.
     """
 
     images: int
@@ -32,6 +33,7 @@ class Preset:
     panoramic_size: tuple[int, int]
     panoramic: float
     systems: dict[str, int]
+    stream: int = 0
 
 
 IDD_SYSTEMS = {"Bicon": 1135, "ITI": 794, "Bego": 146}  # counts seen elsewhere for these three systems
@@ -39,7 +41,7 @@ PRESETS = {
     "idd": Preset(5572, 4.0, 416, (416, 416), 0.12, IDD_SYSTEMS),
     "mini": Preset(240, 4.0, 320, (320, 320), 0.1, {"Bicon": 1, "ITI": 1, "Bego": 1}),
     "panoramic": Preset(200, 2.0, 416, (720, 1440), 1.0, IDD_SYSTEMS),
-    "unseen": Preset(400, 4.0, 416, (416, 416), 0.12, {"other": 1}),
+    "unseen": Preset(400, 4.0, 416, (416, 416), 0.12, {"other": 1}, stream=10),  # for tests beside idd
 }
 
 

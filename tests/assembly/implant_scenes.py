@@ -22,7 +22,7 @@ def implant(implant_id, centre, tilt, length, width=None, line=LINES[0], taper=0
     width = length / 3 if width is None else width
     down = np.array([-np.sin(np.radians(tilt)), np.cos(np.radians(tilt))])
     across = np.array([down[1], -down[0]])
-    values = line.attributes(line.lengths[-1])
+    values = line.attributes(line.lengths[-1], line.diameters[0])
     annotations, corners = [], []
     for k, third in enumerate(THIRDS):
         ends = [(k / 3 - 0.5) * length, ((k + 1) / 3 - 0.5) * length]

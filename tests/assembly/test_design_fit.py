@@ -64,7 +64,7 @@ def draw(rng, lines):
     share = np.array([IDD_SYSTEMS.get(line.system, 1) for line in lines], float)
     share /= [sum(line.system == other.system for other in lines) for line in lines]
     line = lines[rng.choice(len(lines), p=share / share.sum())]
-    return line, line.attributes(rng.choice(line.lengths))
+    return line, line.attributes(rng.choice(line.lengths), line.diameters[0])
 
 
 @cache
@@ -130,8 +130,8 @@ def test_a_right_design_is_not_unknown_because_its_scores_are_low(num_axes):
         designs = []
         for line in KNOWN:
             for length in line.lengths:
-                axes = rng.permutation(list(line.attributes(length)))[:num_axes].tolist()
-                designs.append({axis: {line.attributes(length)[axis]: score} for axis in axes})
+                axes = rng.permutation(list(line.attributes(length, line.diameters[0])))[:num_axes].tolist()
+                designs.append({axis: {line.attributes(length, line.diameters[0])[axis]: score} for axis in axes})
         flagged[score] = sum(ranking.unknown for ranking in calibrated().rank(designs))
     assert flagged[0.1] <= flagged[0.95]
     assert flagged[0.3] <= flagged[0.95]

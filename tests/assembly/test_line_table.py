@@ -38,7 +38,7 @@ def test_declared_attributes_are_probable():
 
 def test_attributes_that_depend_on_the_length_are_shared():
     long_and_short = dataclasses.replace(BLT, lengths=(6.0, 14.0), thread_from=2.0)
-    values = {long_and_short.attributes(length)["coronal.thread"] for length in (6.0, 14.0)}
+    values = {long_and_short.attributes(length, 4.1)["coronal.thread"] for length in (6.0, 14.0)}
     assert values == {"none", "buttress"}
     threads = row(table([long_and_short]), "ITI BLT", "coronal.thread")
     assert threads["none"] == threads["buttress"] > 0.4
@@ -67,7 +67,7 @@ def test_the_prior_counts_examples_and_leaves_room_for_new_lines():
 def test_an_unknown_line_counts_for_the_lines_of_its_system_as_far_as_they_fit():
     lines = [line for line in default_lines() if line.system == "ITI"]
     declared = table(lines)
-    tissue = lines[0].attributes(10)
+    tissue = lines[0].attributes(10, 4.1)
     examples = count_examples(declared, [(tissue, "ITI", None)])
     shares = {title: axes[SYSTEM]["ITI"] for title, axes in examples.items()}
     assert sum(shares.values()) == pytest.approx(1)

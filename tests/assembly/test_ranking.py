@@ -63,7 +63,7 @@ def test_ties_are_kept():
 
 def test_the_design_of_every_line_ranks_it_among_the_first():
     for line in default_lines():
-        design = {axis: {value: 0.97} for axis, value in line.attributes(line.lengths[-1]).items()}
+        design = {axis: {value: 0.97} for axis, value in line.attributes(line.lengths[-1], line.diameters[0]).items()}
         ranking = rank(RANKER, design)
         probability = {candidate.name: candidate.probability for candidate in ranking.lines}
         assert probability[line.title] > max(probability.values()) / 3  # lines of one design differ by their lengths
@@ -220,7 +220,7 @@ def test_a_system_is_judged_by_the_line_that_it_is_likely_to_be():
 def test_the_evidence_for_a_system_speaks_for_it():
     """What makes a line of its own out of an unusual design is no reason against the system that it belongs to."""
     for line in default_lines():
-        ranking = rank(RANKER, {a: {v: 0.97} for a, v in line.attributes(line.lengths[-1]).items()})
+        ranking = rank(RANKER, {a: {v: 0.97} for a, v in line.attributes(line.lengths[-1], line.diameters[0]).items()})
         assert sum(evidence.weight for evidence in ranking.systems[0].evidence) > 0
 
 

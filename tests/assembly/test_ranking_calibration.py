@@ -28,7 +28,7 @@ def samples(count, error, seed=0, lines=LINES):
     found = []
     for _ in range(count):
         line = lines[rng.integers(len(lines))]
-        values = {a: v for a, v in line.attributes(line.lengths[-1]).items() if rng.random() > 0.4}
+        values = {a: v for a, v in line.attributes(line.lengths[-1], line.diameters[0]).items() if rng.random() > 0.4}
         readings = {}
         for axis in TAXONOMY.axes:
             if axis.key in values:

@@ -44,7 +44,7 @@ def test_a_new_system_and_new_values_take_part_after_calibration(calibrated, tmp
     today = PartAssembler(CLASSES, lines=(*LINES, new), taxonomy=taxonomy).load(tmp_path / "assembler.json")
 
     # The detector has no word for what is new, and calls it something else; the rest of the design tells.
-    read = new.attributes(13) | {"middle.thread": "v_shaped", "apical.apex": "dome", "system": "ITI"}
+    read = new.attributes(13, 4.1) | {"middle.thread": "v_shaped", "apical.apex": "dome", "system": "ITI"}
     del read["coronal.thread"]
     (ranking,) = today.ranker_.rank([{axis: {value: 0.95} for axis, value in read.items()}])
     assert (ranking.systems[0].name, ranking.lines[0].name) == ("Acme", "Acme One")

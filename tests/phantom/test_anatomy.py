@@ -148,6 +148,19 @@ def test_panoramic_crests_face_each_other():
     assert angle == pytest.approx(np.pi)  # apices of the upper jaw point up
 
 
+def test_bone_is_sampled_away_from_the_bite_wherever_it_bends():
+    """A smile lifts the molars of the lower jaw above the midline's bite."""
+    canvas = Canvas(-115.0, -59.0, 230.0, 118.0, 0.6)
+    arches = Arches(0.0, 18.0, 0.0045, 30.0)
+    for upper in (True, False):
+        (x, y), _ = arches.site(upper, 55.0)
+        assert y < arches.middle and (y < arches.bite(x)) == upper
+        # What lies beyond the crest is 1, what lies between the crests 0.
+        beyond = np.broadcast_to(canvas.y < y if upper else canvas.y > y, canvas.tissue.shape)
+        canvas.tissue[:] = beyond
+        assert arches.bone_depth(canvas, [(x, y)]) == 1
+
+
 def test_head_has_bone_in_both_jaws():
     canvas = Canvas(-115.0, -59.0, 230.0, 118.0, 0.6)
     arches = Arches(0.0, 20.0, 0.002, 30.0)

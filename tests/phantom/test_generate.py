@@ -16,8 +16,8 @@ from implantdet.data.idd import load_folds, load_idd
 from implantdet.data.problems import DataError
 from implantdet.phantom import generate as generate_module
 from implantdet.phantom.contact_sheet import contact_sheet, write_sheets
-from implantdet.phantom.generate import generate
-from implantdet.phantom.presets import PRESETS
+from implantdet.phantom.generate import generate, radiographs
+from implantdet.phantom.presets import PRESETS, Job
 
 SMALL = {"images": 8, "patients": 6, "seed": 7, "preset": "mini"}
 
@@ -90,6 +90,17 @@ def test_same_bytes_whatever_the_number_of_workers(dataset, tmp_path):
 def test_other_seed_other_images(dataset, tmp_path):
     other = snapshot(generate(tmp_path / "data", **(SMALL | {"seed": 8, "images": 6})))
     assert not set(other.values()) & set(snapshot(dataset).values())
+
+
+def test_unseen_makers_stand_in_the_jaws_of_other_patients():
+    """Else a detector would know them from its training, which takes the same seed by default."""
+    patients = {}
+    for name in ("idd", "unseen"):
+        job = Job(patient=3, system="ITI", panoramic=False, images=1)
+        patients[name] = next(iter(radiographs(job, PRESETS[name], seed=0)))
+    (known, view, _), (unseen, other, _) = patients.values()
+    assert not np.array_equal(known.canvas.bone, unseen.canvas.bone)
+    assert known.canvas.tissue.mean() != unseen.canvas.tissue.mean() and view.quality != other.quality
 
 
 def test_killed_runs_go_on_where_they_stopped(dataset, tmp_path):

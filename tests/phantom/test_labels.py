@@ -105,6 +105,24 @@ def test_threads_under_three_pixels_are_not_assessable():
     assert {"middle.body", "apical.apex"} <= axes(coarse)
 
 
+@pytest.mark.parametrize(
+    ("length", "thread"),
+    [(6, "none"), (8, "none"), (9, None), (9.5, None), (10, "v_shaped"), (12, "v_shaped")],
+)
+def test_a_third_in_which_the_thread_just_begins_is_not_assessable(length, thread):
+    """That of TL TE begins at 2.4 mm with a pitch of 0.8 mm: 0, 0.3, 0.75, 0.96, 1.2 and 2 turns are coronal."""
+    _, annotations = shoot(patient(implant("ITI TL TE", length=float(length))), view())
+    found = [name for name in named(annotations) if name.startswith("coronal.thread")]
+    assert found == ([f"coronal.thread.{thread}"] if thread else [])
+    assert "middle.thread" in axes(annotations)
+
+
+def test_a_middle_third_without_a_turn_of_thread_is_not_assessable():
+    """TL S of 6 mm has a third of a pitch there."""
+    _, annotations = shoot(patient(implant("ITI TL S", length=6.0)), view())
+    assert "middle.body" in axes(annotations) and "middle.thread" not in axes(annotations)
+
+
 def test_absent_microthreads_need_the_same_sharpness_as_present_ones():
     for title in ("ITI BL", "Bego RSX"):
         _, sharp = shoot(patient(implant(title)), view(mm=(0.1, 0.1)))

@@ -1,5 +1,6 @@
 """Product lines: what comes with the package, and errors that name the place."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -46,8 +47,8 @@ def test_attributes_are_values_of_the_taxonomy():
     values = {axis.key: axis.values for axis in taxonomy.axes}
     seen = {}
     for line in default_lines():
-        for length in line.lengths:
-            attributes = line.attributes(length)
+        for length, diameter in itertools.product(line.lengths, line.diameters):
+            attributes = line.attributes(length, diameter)
             assert set(attributes) == set(values)
             for key, value in attributes.items():
                 assert value in values[key], (line.title, key)
@@ -56,6 +57,17 @@ def test_attributes_are_values_of_the_taxonomy():
     for key in ("coronal.level", "coronal.microthread", "middle.body", "middle.thread", "apical.groove", "apical.hole"):
         assert seen[key] == set(values[key]), key
     assert seen["apical.apex"] == set(values["apical.apex"])
+
+
+def test_turns_of_the_thread_by_hand():
+    """The thread of TL TE begins at 2.4 mm, and its pitch is 0.8 mm."""
+    line = next(line for line in default_lines() if line.title == "ITI TL TE")
+    found = {length: line.turns("coronal", length, 4.1) for length in (6, 8, 9, 12)}
+    assert found == pytest.approx({6: 0, 8: (8 / 3 - 2.4) / 0.8, 9: 0.75, 12: 2})
+    assert line.turns("middle", 6, 4.1) == pytest.approx(2)  # from 2.4 to 4 mm
+    assert line.turns("middle", 12, 4.1) == pytest.approx(5)
+    shapes = {length: line.attributes(length, 4.1)["coronal.thread"] for length in (8, 12)}
+    assert shapes == {8: "none", 12: "v_shaped"}
 
 
 def test_pitch_and_shoulder_may_go_with_the_diameter():

@@ -40,6 +40,21 @@ def test_views_fill_the_file(patients, size):
         assert 60 < shown.min() < shown.max() < 240
 
 
+@pytest.mark.parametrize("size", [(120, 240), (160, 160)])
+def test_sensors_stay_on_the_canvas(patients, size):
+    """Else the anatomy would be mirrored."""
+    rows, columns = np.mgrid[0 : size[0] : 8, 0 : size[1] : 8]
+    for seed in range(60):
+        patient = patients[seed % len(patients)]
+        view = panoramic.sample_view(np.random.default_rng(seed), patient, size)
+        inside = view.frame.distance(view.size)[rows, columns] > 0
+        pixels = np.stack([columns[inside], rows[inside]]) + 0.5
+        x, y = np.linalg.inv(view.matrix[:, :2]) @ (pixels - view.matrix[:, 2:])
+        canvas = patient.canvas
+        assert canvas.x0 <= x.min() <= x.max() <= canvas.x0 + canvas.width
+        assert canvas.y0 - 2.5 <= y.min() <= y.max() <= canvas.y0 + canvas.height + 2.5  # of what leans, the corners
+
+
 def test_sites_are_32_and_disjoint():
     sites = panoramic._sites(np.random.default_rng(0))
     assert len(sites) == 32
