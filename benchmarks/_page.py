@@ -11,6 +11,12 @@ from typing import Any
 from _record import RESULTS
 from tabulate import tabulate
 
+EARLIER_PHANTOM = (
+    "What was measured on the phantom before 28 November 2026 is of the phantom as it was then: some coronal thirds "
+    "with one or two turns of thread counted as having none, and implants of unseen makers stood in the jaws of the "
+    "known patients ([CHANGES](../CHANGES.md))."
+)
+
 
 def read(name: str) -> dict[str, Any]:
     """The result of one benchmark."""
@@ -27,7 +33,8 @@ def source(result: dict[str, Any], name: str) -> str:
     hardware = record["hardware"]
     machine = f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['ram_gib']} GiB"
     return (
-        f"[{name}.json](results/{name}.json): `{record['command']}`, commit {record['commit'][:9]}{state}, "
+        f"[{name}.json](results/{name}.json): {record['date'][:10]}, `{record['command']}`, "
+        f"commit {record['commit'][:9]}{state}, "
         f"{machine}, torch {record['versions']['torch']}."
     )
 
@@ -37,15 +44,17 @@ def table(rows: list[list[Any]], headers: list[str]) -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def write_page(name: str, title: str, sections: Sequence[Sequence[str]]) -> None:
+def write_page(name: str, title: str, sections: Sequence[Sequence[str]], note: str = "") -> None:
     """Write ``<name>.md`` beside the scripts.
 
     Args:
         name: of the page.
         title: its heading.
         sections: paragraphs of every section, in Markdown.
+        note: on the page as a whole.
     """
     intro = [f"# {title}", f"Written by `python benchmarks/{Path(sys.argv[0]).name}`; every number is from a file."]
+    intro += [note] if note else []
     text = "\n\n".join(paragraph for section in [intro, *sections] for paragraph in section)
     page = Path(__file__).with_name(f"{name}.md")
     page.write_text(text + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from statistics import mean, stdev
 from typing import Any
 
-from _page import RESULTS, read, source, table, write_page
+from _page import EARLIER_PHANTOM, RESULTS, read, source, table, write_page
 
 SIZES = {"APs": "below 32² pixels", "APm": "32² to 96²", "APl": "above"}
 KINDS = ("periapical", "panoramic")
@@ -321,7 +321,7 @@ def main() -> None:
         "head_speed": speed_section,
     }
     sections = [build() for name, build in builders.items() if (RESULTS / f"{name}.json").is_file()]
-    write_page("detector", "The part detector, measured", sections)
+    write_page("detector", "The part detector, measured", sections, EARLIER_PHANTOM)
 
 
 if __name__ == "__main__":

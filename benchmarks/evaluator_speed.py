@@ -82,7 +82,7 @@ def by_pycocotools(ground_truth: dict[str, Any], detections: list[dict[str, Any]
 
 def by_implantdet(ground_truth: dict[str, Any], detections: list[dict[str, Any]]) -> list[float]:
     """The same by our evaluator."""
-    return [value for key, value in coco_metrics(ground_truth, detections).items() if key != "per_class"]
+    return [value for value in coco_metrics(ground_truth, detections).values() if isinstance(value, float)]
 
 
 def timed(function: Callable[..., list[float]], *arguments: Any) -> tuple[float, list[float]]:

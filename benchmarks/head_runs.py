@@ -25,7 +25,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torchvision.ops import box_convert, box_iou
 
 from implantdet.config import add_implantdet_config
-from implantdet.data.idd import load_folds
+from implantdet.data.idd import load_folds, write_json
 from implantdet.data.register import register_idd
 from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.trainer import Trainer
@@ -97,6 +97,10 @@ def make_phantom(folder: Path, images: int, seed: int = 0, preset: str = "idd") 
     if not folder.exists():
         command = ["phantom", "--out", str(folder), "--images", str(images), "--preset", preset, "--seed", str(seed)]
         subprocess.run([sys.executable, "-m", "implantdet.cli", *command], cwd=ROOT, check=True)
+    folds = load_folds(folder)
+    found = sum(map(len, (folds["test"], *folds["folds"])))
+    if found != images:
+        raise SystemExit(f"{folder}: found {found} images, expected {images}; choose another --work, or remove it")
     return folder
 
 
@@ -165,18 +169,22 @@ def in_parallel(jobs: int, tasks: Sequence[Callable[[], Path]]) -> list[Path]:
 def train_net(run: Path, config: str, options: Iterable[object], *flags: str, script: str = SCRIPT) -> Path:
     """Run train_net.py, or a script that wraps it, with OUTPUT_DIR ``run``, unless it has come to its end there.
 
-    Returns ``run``, in which ``commit`` says of which one the training is. Without ``done``, what has come to its end
-    is evaluated again.
+    Returns ``run``, in which ``commit`` says of which one the training is, and ``options.json`` with which options it
+    was begun. Without ``done``, what has come to its end is evaluated again.
     """
+    wanted, written = [config, *map(str, options)], run / "options.json"
+    if written.exists() and json.loads(written.read_text(encoding="utf-8")) != wanted:
+        raise SystemExit(f"{run}: begun with other options ({written}); choose another --work, or remove it")
     if not (run / "done").exists():
         run.mkdir(parents=True, exist_ok=True)
+        write_json(written, wanted)
         if not (run / "commit").exists():
             (run / "commit").write_text(git("rev-parse", "HEAD"), encoding="utf-8")
         print("running", run, flush=True)
         command = [sys.executable, script, "--config-file", config, *flags, "OUTPUT_DIR", run.resolve()]
         with (run / "console.txt").open("a", encoding="utf-8") as console:
             subprocess.run(
-                [str(item) for item in (*command, *options)],
+                [str(item) for item in (*command, *wanted[1:])],
                 cwd=ROOT, check=True, stdout=console, stderr=subprocess.STDOUT,
             )  # fmt: skip
         (run / "done").touch()

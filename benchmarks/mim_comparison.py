@@ -115,7 +115,7 @@ def reduced(data: Path, out: Path, fold: int, share: float, seed: int, val_image
     """
     if share == 1 and val_images is None:
         return data
-    folder = out / f"{data.name}_fold{fold}_seed{seed}_{share:g}"
+    folder = out / f"{data.name}_fold{fold}_seed{seed}_{share:g}_{val_images}"
     if (folder / "folds.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,34 +144,28 @@ def key_of(record: dict[str, Any]) -> RunKey:
     return record["dataset"], record["init"], record["fold"], record["seed"], record["labels"]
 
 
-def configs_of(args: argparse.Namespace, data: Path, variant: Variant) -> dict[float, list[str]]:
-    """Fingerprints of the configs behind a variant's runs, by their share of labels."""
+def configs_of(args: argparse.Namespace, data: Path, variant: Variant) -> list[str]:
+    """What tells the settings behind a variant's runs from others: of its pre-training, of its fine-tunings."""
     pretraining = fingerprint(f"configs/{variant.config}.yaml", (*PRETRAIN[args.size], *variant.options))
     finetuning = fingerprint(*FINETUNE[args.size][has_parts(data)])
-    return {0.0: [pretraining]} | {share: [pretraining, finetuning] for share in args.labels}
+    return [pretraining, f"{finetuning}, {args.finetune_epochs:g} epochs, {args.val_images} images"]
 
 
 def recorded(args: argparse.Namespace) -> dict[RunKey, dict[str, Any]]:
     """Runs of the result file whose configs and lengths are those that are asked for."""
     found = read_json(RESULTS / f"{args.name}.json")
-    settings = found.get("settings", {})
-    if any(settings.get(name) != getattr(args, name) for name in ("size", "finetune_epochs", "val_images")):
-        return {}
-    asked = {
-        (data.resolve().name, variant.name, share): names
-        for data, variant in itertools.product(args.data, variants(args))
-        for share, names in configs_of(args, data, variant).items()
+    # Inits that are not asked for now are compared with those that are, and need the same lengths and detector.
+    every = variants(argparse.Namespace(**vars(args) | {"inits": list(INITS)}))
+    expected = {
+        (data.resolve().name, variant.name): configs_of(args, data, variant)
+        for data, variant in itertools.product(args.data, every)
     }
-    detectors = {dataset: names[-1] for (dataset, _, share), names in asked.items() if share}
 
     def same(record: dict[str, Any]) -> bool:
-        names = record.get("configs", [])
-        if expected := asked.get((record["dataset"], record["init"], record["labels"])):
-            return names == expected
-        # An init that is not asked for now is compared with those that are: all need one detector.
-        return not record["labels"] or names[-1:] == [detectors.get(record["dataset"])]
+        configs = expected.get((record["dataset"], record["init"]), [])
+        return bool(configs) and record.get("configs") == configs[: 2 if record["labels"] else 1]
 
-    return {key_of(record): record for record in found["runs"] if same(record)}
+    return {key_of(record): record for record in found.get("runs", []) if same(record)}
 
 
 def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, fold: int, seed: int) -> Iterator[dict]:
@@ -179,7 +173,7 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
     out = args.out.resolve() / data.name / f"fold{fold}_seed{seed}" / variant.name
     options = (*PRETRAIN[args.size], "SEED", seed, *dataset_options(data, fold), *variant.options)
     configs = configs_of(args, data, variant)
-    pretrained = runs.train(out / "pretrain", f"configs/{variant.config}.yaml", options, configs[0.0])
+    pretrained = runs.train(out / "pretrain", f"configs/{variant.config}.yaml", options, configs[:1])
     record = {"dataset": data.name, "init": variant.name, "fold": fold, "seed": seed}
     written = {kind: read_json(pretrained / f"{kind}.json").get(kind, {}) for kind in ("features", "reconstruction")}
     yield (
@@ -198,7 +192,7 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
             *(*finetune, "SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", 0.05 * epochs),
             *("SOLVER.EVAL_EPOCHS", epochs),
         )
-        run = runs.train(out / f"labels_{share:g}", config, options, configs[share])
+        run = runs.train(out / f"labels_{share:g}", config, options, configs)
         yield (
             record
             | {"labels": share}

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from _page import RESULTS, read, source, table, write_page
+from _page import EARLIER_PHANTOM, RESULTS, read, source, table, write_page
 from matplotlib.figure import Figure
 
 SIDES = {
@@ -252,7 +252,7 @@ def main() -> None:
     }
     sections = [build() for name, build in builders.items() if (RESULTS / f"{name}.json").is_file()]
     sections.append(["## How to read the losses", LOSSES])
-    write_page("pretraining", "Pre-training without labels, measured", sections)
+    write_page("pretraining", "Pre-training without labels, measured", sections, EARLIER_PHANTOM)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monk
         runs = [
             {"dataset": "d", "init": v.name, "fold": 0, "seed": 0, "labels": share, "configs": configs}
             for v in module.variants(args)
-            for share, configs in module.configs_of(args, tmp_path / "d", v).items()
+            for share, configs in ((s, module.configs_of(args, tmp_path / "d", v)[: 1 + (s > 0)]) for s in (0.0, 1.0))
         ]
         (tmp_path / "known.json").write_text(json.dumps({"settings": settings, "runs": runs}), encoding="utf-8")
 
@@ -84,7 +84,9 @@ def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monk
     every = [("random", 0.0), ("random", 1.0), ("mde", 0.0), ("mde", 1.0)]
     assert known() == every
     assert known(epochs=[200.0]) == every[:2]  # which has no pre-training
-    assert known(finetune_epochs=10.0) == known(size="base") == known(val_images=9) == []
+    assert known(epochs=[200.0], inits=["mae"]) == every[:2]  # MDE of 40 epochs does not compare with MAE of 200
+    assert known(finetune_epochs=10.0) == known(val_images=9) == [every[0], every[2]]  # probes know nothing of these
+    assert known(size="base") == []
     assert known(inits=["mde"]) == every  # the others are compared with it
     with_parts, without = (module.FINETUNE["tiny"][kind] for kind in (True, False))
     monkeypatch.setitem(module.FINETUNE, "tiny", {True: without, False: with_parts})
