@@ -12,9 +12,9 @@ from _record import RESULTS
 from tabulate import tabulate
 
 EARLIER_PHANTOM = (
-    "What was measured on the phantom at commits older than b3390f9 (27 November 2026) is of the phantom as it was then: "
-    "some coronal thirds with one or two turns of thread counted as having none, and implants of unseen makers stood in "
-    "the jaws of the known patients ([CHANGES](../CHANGES.md))."
+    "What was measured on the phantom at commits older than b3390f9 (27 November 2026) is of the phantom as it was "
+    "then: some coronal thirds with one or two turns of thread counted as having none, and implants of unseen makers "
+    "stood in the jaws of the known patients ([CHANGES](../CHANGES.md))."
 )
 
 
