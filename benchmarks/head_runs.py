@@ -31,6 +31,7 @@ from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.trainer import Trainer
 from implantdet.evaluation.coco_evaluator import coco_ground_truth
 from implantdet.evaluation.coco_metrics import coco_metrics
+from implantdet.phantom.generate import ARGUMENTS, GENERATOR
 from implantdet.taxonomy import SYSTEM, THIRDS
 
 ROOT = Path(__file__).parents[1]
@@ -97,10 +98,10 @@ def make_phantom(folder: Path, images: int, seed: int = 0, preset: str = "idd") 
     if not folder.exists():
         command = ["phantom", "--out", str(folder), "--images", str(images), "--preset", preset, "--seed", str(seed)]
         subprocess.run([sys.executable, "-m", "implantdet.cli", *command], cwd=ROOT, check=True)
-    folds = load_folds(folder)
-    found = sum(map(len, (folds["test"], *folds["folds"])))
-    if found != images:
-        raise SystemExit(f"{folder}: found {found} images, expected {images}; choose another --work, or remove it")
+    made, wanted = folder / ARGUMENTS, {"generator": GENERATOR, "preset": preset, "images": images, "seed": seed}
+    found = json.loads(made.read_text(encoding="utf-8")) if made.exists() else {}
+    if not wanted.items() <= found.items():
+        raise SystemExit(f"{folder}: a phantom of {found}, expected {wanted}; choose another --work, or remove it")
     return folder
 
 
@@ -177,7 +178,8 @@ def train_net(run: Path, config: str, options: Iterable[object], *flags: str, sc
         raise SystemExit(f"{run}: begun with other options ({written}); choose another --work, or remove it")
     if not (run / "done").exists():
         run.mkdir(parents=True, exist_ok=True)
-        write_json(written, wanted)
+        if not (run / "last_checkpoint").exists():  # what an earlier version of this script began may be of any options
+            write_json(written, wanted)
         if not (run / "commit").exists():
             (run / "commit").write_text(git("rev-parse", "HEAD"), encoding="utf-8")
         print("running", run, flush=True)

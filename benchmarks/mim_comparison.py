@@ -10,8 +10,9 @@ validate. What is finished in OUT is skipped, and what was interrupted goes on f
 --minutes 60, again and again, gets there too. What is finished is written to ``results/<--name>.json``: every run,
 means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed). Runs that are in that file
 already, of the same configs and lengths, stay and are not trained again: so one machine can add seeds to what another
-has measured, at the commit that the file names for each of them. Runs of other configs leave the file: they compare
-with none of the new ones. Random weights are taken whatever the length of the pre-training. A training that fails, as
+has measured, at the commit that the file names for each of them. A file with runs of other configs
+is refused: they compare with none of the new ones. Random weights are taken whatever the length of the pre-training. A
+training that fails, as
 by a collapse, is listed, and the others go on.
 
 --size tiny (ViT-Ti) is for CPUs: it pre-trains all inits on crops of 128 px (to the letter of the paper mde_paper would
@@ -40,6 +41,7 @@ from _record import RESULTS, write_result
 from _resumed import FailedTrainingError, OutOfTimeError, Runs, origin, read_json
 
 from implantdet.data.idd import load_folds, load_idd, write_json
+from implantdet.phantom.generate import ARGUMENTS
 
 # Config of the pre-training, and what differs from it.
 INITS: dict[str, tuple[str, tuple[object, ...]]] = {
@@ -148,24 +150,44 @@ def configs_of(args: argparse.Namespace, data: Path, variant: Variant) -> list[s
     """What tells the settings behind a variant's runs from others: of its pre-training, of its fine-tunings."""
     pretraining = fingerprint(f"configs/{variant.config}.yaml", (*PRETRAIN[args.size], *variant.options))
     finetuning = fingerprint(*FINETUNE[args.size][has_parts(data)])
-    return [pretraining, f"{finetuning}, {args.finetune_epochs:g} epochs, {args.val_images} images"]
+    phantom = f", phantom {read_json(data / ARGUMENTS)['generator']}" if (data / ARGUMENTS).exists() else ""
+    return [
+        f"{pretraining}{phantom}",
+        f"{finetuning}, {args.finetune_epochs:g} epochs, {args.val_images} images{phantom}",
+    ]
 
 
 def recorded(args: argparse.Namespace) -> dict[RunKey, dict[str, Any]]:
-    """Runs of the result file whose configs and lengths are those that are asked for."""
-    found = read_json(RESULTS / f"{args.name}.json")
+    """The runs of the result file.
+
+    Raises:
+        SystemExit: some compare with none of those that are asked for, as their configs, lengths or phantom differ.
+    """
+    path = RESULTS / f"{args.name}.json"
+    found = read_json(path).get("runs", [])
     # Inits that are not asked for now are compared with those that are, and need the same lengths and detector.
-    every = variants(argparse.Namespace(**vars(args) | {"inits": list(INITS)}))
-    expected = {
-        (data.resolve().name, variant.name): configs_of(args, data, variant)
-        for data, variant in itertools.product(args.data, every)
-    }
+    every = [*variants(args), *variants(argparse.Namespace(**vars(args) | {"inits": list(INITS), "ratios": []}))]
+    expected: dict[str, dict[str, list[str]]] = {}
+    for data, variant in itertools.product(args.data, every):
+        expected.setdefault(data.resolve().name, {})[variant.name] = configs_of(args, data, variant)
 
     def same(record: dict[str, Any]) -> bool:
-        configs = expected.get((record["dataset"], record["init"]), [])
-        return bool(configs) and record.get("configs") == configs[: 2 if record["labels"] else 1]
+        of_dataset, configs = expected.get(record["dataset"]), record.get("configs", [])
+        if of_dataset is None:  # compared with none of these anyway
+            return True
+        if record["init"] in of_dataset:
+            return configs == of_dataset[record["init"]][: 2 if record["labels"] else 1]
+        # Another ratio: its length is in its name.
+        return configs[1:] in ([], next(iter(of_dataset.values()))[1:])
 
-    return {key_of(record): record for record in found.get("runs", []) if same(record)}
+    others = [record for record in found if not same(record)]
+    if others:
+        runs = ", ".join(f"{r['init']} seed {r['seed']} labels {r['labels']:g}" for r in others[:3])
+        raise SystemExit(
+            f"{path}: holds {len(others)} runs of other configs, lengths or data than are asked for, such as {runs}; "
+            "choose another --name"
+        )
+    return {key_of(record): record for record in found}
 
 
 def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, fold: int, seed: int) -> Iterator[dict]:

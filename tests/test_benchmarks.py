@@ -80,17 +80,28 @@ def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monk
         found = module.recorded(argparse.Namespace(**asked | changes))
         return [(init, labels) for _, init, _, _, labels in found]
 
+    def refused(**changes):
+        with pytest.raises(
+            SystemExit, match=r"known\.json: holds \d runs of other .* such as .*; choose another --name"
+        ):
+            known(**changes)
+
     write()
     every = [("random", 0.0), ("random", 1.0), ("mde", 0.0), ("mde", 1.0)]
     assert known() == every
-    assert known(epochs=[200.0]) == every[:2]  # which has no pre-training
-    assert known(epochs=[200.0], inits=["mae"]) == every[:2]  # MDE of 40 epochs does not compare with MAE of 200
-    assert known(finetune_epochs=10.0) == known(val_images=9) == [every[0], every[2]]  # probes know nothing of these
-    assert known(size="base") == []
-    assert known(inits=["mde"]) == every  # the others are compared with it
+    refused(epochs=[200.0])
+    refused(epochs=[200.0], inits=["mae"])  # MDE of 40 epochs does not compare with MAE of 200
+    refused(finetune_epochs=10.0)
+    refused(val_images=9)
+    refused(size="base")
+    assert known(inits=["mde"]) == known(inits=["mae"]) == every  # the others are compared with it
+    assert known(ratios=[0.4]) == every
+    write_idd(tmp_path / "e")
+    assert known(data=[tmp_path / "e"], epochs=[200.0]) == every
     with_parts, without = (module.FINETUNE["tiny"][kind] for kind in (True, False))
     monkeypatch.setitem(module.FINETUNE, "tiny", {True: without, False: with_parts})
-    assert known() == known(inits=["mde"]) == [every[0], every[2]]  # another detector
+    refused()  # another detector
+    refused(inits=["mde"])
 
 
 def test_the_road_takes_no_results_of_another_config(benchmark, monkeypatch):

@@ -109,11 +109,11 @@ def read_dicom(path: str | Path) -> np.ndarray:
 
 
 def _has_window(file: Dataset) -> bool:
-    """Whether there is a window that shows anything (PS3.3, C.11.2.1.2): exporters write a width of 0."""
+    """Whether the first window shows anything (PS3.3, C.11.2.1.2): exporters write a width of 0."""
     if not all(key in file for key in WINDOW):
         return False
-    widths = np.atleast_1d(np.array(file.WindowWidth, float))
-    return bool((widths >= 1).all() if file.get("VOILUTFunction", "LINEAR") == "LINEAR" else (widths > 0).all())
+    width = float(np.atleast_1d(file.WindowWidth)[0])
+    return width >= 1 if file.get("VOILUTFunction", "LINEAR") == "LINEAR" else width > 0
 
 
 def header_of(path: str | Path) -> tuple[Scale | None, str | None]:

@@ -59,5 +59,5 @@ def _keys(image: SourceImage) -> list[str]:
     keys = [str(image.path), image.path.name]
     name = original_name(image.path)
     if name is not None:
-        keys += [name.name, name.stem]
+        keys += [name.name, f"{name.stem}{image.path.suffix}", name.stem]
     return [composed(key) for key in keys]

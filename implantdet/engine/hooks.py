@@ -106,6 +106,10 @@ class BestCheckpointer(hooks.BestCheckpointer):
             best = read_json(self._record)
             self.best_metric, self.best_iter = best["value"], best["iteration"]
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best value out of a checkpoint of before there was the file."""
+        self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]
+
     def _best_checking(self) -> None:
         before = self.best_iter
         super()._best_checking()
@@ -125,8 +129,10 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         """Find those that the training has written so far."""
         super().before_train()
         found = sorted(Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_{'[0-9]' * 7}.pth"))
-        written = [str(path) for path in found if int(path.stem[-7:]) < self.trainer.start_iter]
-        self.recent_checkpoints = written
+        written = [path for path in found if int(path.stem[-7:]) < self.trainer.start_iter]
+        for path in written[: -self.max_to_keep]:
+            path.unlink()
+        self.recent_checkpoints = [str(path) for path in written[-self.max_to_keep :]]
 
 
 class ProgressPrinter(CommonMetricPrinter):

@@ -68,7 +68,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_pixels(cfg)
     check_part_head(cfg)
     if not needs_no_labels(cfg):
-        check_levels(cfg)
+        if not args.eval_only:
+            check_levels(cfg)
         complete_from_data(cfg)
     cfg.freeze()
     if not torch.cuda.is_available():  # processes share the cores; fighting over them costs a multiple
@@ -183,7 +184,7 @@ def complete_from_data(cfg: CfgNode) -> None:
     """Set the number of classes and, unless it is given, whether there is a mask head, from the data.
 
     Raises:
-        ValueError: there is no training set, a set has no image or other classes than the first, or
+        ValueError: there is no training set, a test set has no image, a set other classes than the first, or
             ``MODEL.MASK_ON`` is asked for and annotations have no masks.
     """
     if not cfg.DATASETS.TRAIN:
@@ -191,10 +192,10 @@ def complete_from_data(cfg: CfgNode) -> None:
     num_masks, lacking = 0, []
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         records = DatasetCatalog.get(name)
-        if not records:
+        if not records and name in cfg.DATASETS.TEST:
             raise ValueError(
-                f"DATASETS: '{name}' has no image; expected some in folds.json of DATASETS.ROOT "
-                f"'{cfg.DATASETS.ROOT}', or DATASETS.TEST '()' to train without evaluation"
+                f"DATASETS.TEST: '{name}' has no image; expected another set, or DATASETS.TEST '()' to train without "
+                "evaluation"
             )
         annotations = [annotation for record in records for annotation in record["annotations"]]
         with_mask = sum("segmentation" in annotation for annotation in annotations)

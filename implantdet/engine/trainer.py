@@ -122,7 +122,7 @@ class Trainer(DefaultTrainer):
         """Restore what ``state_dict`` returned, and a seed that was drawn (``SEED -1``)."""
         super().load_state_dict(state_dict)
         if self.cfg.SEED < 0:
-            self.seed = self._trainer.seed = state_dict["_trainer"]["seed"]
+            self.seed = self._trainer.seed = state_dict["_trainer"].get("seed", self.seed)
 
     @classmethod
     def build_dataset_dicts(cls, cfg: CfgNode) -> list[dict[str, Any]]:

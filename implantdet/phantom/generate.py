@@ -34,7 +34,8 @@ from implantdet.phantom.scene import Patient, View
 from implantdet.taxonomy import default_taxonomy
 
 RECORDS = "records"
-ARGUMENTS = "arguments.json"
+ARGUMENTS = "phantom.json"  # what a phantom was made with
+GENERATOR = 2  # one more whenever the same arguments begin to give other images or annotations
 
 
 def generate(
@@ -75,7 +76,9 @@ def generate(
         patients = min(images, max(5, round(images / settings.images_per_patient)))
     jobs = plan(settings, images, patients, seed)
     partial = _prepare(
-        out, {"version": __version__, "preset": preset, "images": images, "patients": patients, "seed": seed}
+        out,
+        {"version": __version__, "generator": GENERATOR, "preset": preset}
+        | {"images": images, "patients": patients, "seed": seed},
     )
     _render_all(
         partial, [job for job in jobs if not _record(partial, job.patient).exists()], jobs, settings, seed, workers
@@ -219,4 +222,3 @@ def _finish(partial: Path, jobs: list[Job], seed: int) -> None:
     write_json(partial / ANNOTATIONS, content)
     write_json(partial / FOLDS, make_folds(content, seed=seed))
     shutil.rmtree(partial / RECORDS)
-    (partial / ARGUMENTS).unlink()

@@ -1,7 +1,8 @@
 """Annotations of a rendered radiograph: parts that can be assessed, and whole implants.
 
 An axis of a third gets an annotation only where an observer could judge it: the feature measures at least
-``MIN_PIXELS`` in the image, it faces the viewer, and at most half of the third is covered or cut off by the frame.
+``MIN_PIXELS`` in the image, it faces the viewer, a thread that is there makes a turn in the third (and one that is not
+there no more than half a turn), and at most half of the third is covered or cut off by the frame.
 """
 
 from __future__ import annotations

@@ -101,6 +101,12 @@ def test_slope_and_window_are_applied(tmp_path):
     np.testing.assert_allclose(read_dicom(write(tmp_path / "c", **empty, **window)), LEVELS * (255 / 4095), atol=1e-3)
 
 
+def test_the_first_window_is_shown_whatever_the_second_is(tmp_path):
+    one = read_dicom(write(tmp_path / "a", WindowCenter=1500, WindowWidth=1000))
+    both = read_dicom(write(tmp_path / "b", WindowCenter=[1500, 0], WindowWidth=[1000, 0]))
+    np.testing.assert_array_equal(both, one)
+
+
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize(
     "window",

@@ -120,6 +120,14 @@ def test_the_best_value_survives_a_resume(tmp_path):
     assert run([10.0]) == 10  # another training begins
 
 
+def test_the_best_value_of_an_older_checkpoint_is_taken(tmp_path):
+    hook = BestCheckpointer(1, Checkpointer(nn.Linear(1, 1), str(tmp_path)), "bbox/AP")
+    hook.trainer = FakeTrainer(start_iter=9)
+    hook.load_state_dict({"best_metric": 31.5, "best_iter": 7})
+    hook.before_train()
+    assert (hook.best_metric, hook.best_iter) == (31.5, 7)
+
+
 def test_after_a_resume_the_last_two_checkpoints_are_kept(tmp_path):
     def run(start_iter, end):
         hook = PeriodicCheckpointer(Checkpointer(nn.Linear(1, 1), str(tmp_path)), 1, max_to_keep=2)
@@ -133,6 +141,9 @@ def test_after_a_resume_the_last_two_checkpoints_are_kept(tmp_path):
     assert run(4, 5) == ["model_0000003", "model_0000004"]
     (tmp_path / "model_best.pth").touch()
     assert run(4, 7) == ["model_0000005", "model_0000006", "model_best"]  # the checkpoint of 3 was resumed
+    for iteration in range(4):  # of earlier resumes
+        (tmp_path / f"model_{iteration:07d}.pth").touch()
+    assert run(7, 8) == ["model_0000006", "model_0000007", "model_best"]
 
 
 def test_printed_line_has_eta_losses_and_images_per_second(caplog, monkeypatch):

@@ -108,7 +108,7 @@ def test_a_set_without_images_is_an_error(tmp_path):
     folds["folds"][0] += folds["test"]
     (root / "folds.json").write_text(json.dumps(folds | {"test": []}), encoding="utf-8")
     name = "tiny_empty_test"
-    with pytest.raises(ValueError, match=rf"DATASETS: '{name}' has no image; expected some in folds\.json"):
+    with pytest.raises(ValueError, match=rf"DATASETS\.TEST: '{name}' has no image; expected another set"):
         setup(arguments(root, tmp_path, "DATASETS.TEST", f"('{name}',)"))
 
 

@@ -16,7 +16,7 @@ from implantdet.data.idd import load_folds, load_idd
 from implantdet.data.problems import DataError
 from implantdet.phantom import generate as generate_module
 from implantdet.phantom.contact_sheet import contact_sheet, write_sheets
-from implantdet.phantom.generate import generate, radiographs
+from implantdet.phantom.generate import GENERATOR, generate, radiographs
 from implantdet.phantom.presets import PRESETS, Job
 
 SMALL = {"images": 8, "patients": 6, "seed": 7, "preset": "mini"}
@@ -33,7 +33,10 @@ def dataset(tmp_path_factory):
 
 def test_the_folder_is_a_dataset(dataset):
     content = load_idd(dataset)
-    assert sorted(path.name for path in dataset.iterdir()) == ["annotations.json", "folds.json", "images"]
+    files = sorted(path.name for path in dataset.iterdir())
+    assert files == ["annotations.json", "folds.json", "images", "phantom.json"]
+    made = json.loads((dataset / "phantom.json").read_text(encoding="utf-8"))
+    assert (SMALL | {"generator": GENERATOR}).items() <= made.items()
     assert len(content["images"]) == 8
     for image in content["images"]:
         pixels = cv2.imread(str(dataset / "images" / image["file_name"]), cv2.IMREAD_UNCHANGED)
@@ -136,7 +139,7 @@ def test_leftovers_of_other_arguments_are_dropped(dataset, tmp_path):
     partial = tmp_path / ".data.partial"
     (partial / "records").mkdir(parents=True)
     (partial / "records" / "000000.json").write_text("[]", encoding="utf-8")
-    (partial / "arguments.json").write_text(json.dumps({"seed": 99}), encoding="utf-8")
+    (partial / "phantom.json").write_text(json.dumps({"seed": 99}), encoding="utf-8")
     assert snapshot(generate(tmp_path / "data", **SMALL)) == snapshot(dataset)
 
 
