@@ -10,10 +10,9 @@ validate. What is finished in OUT is skipped, and what was interrupted goes on f
 --minutes 60, again and again, gets there too. What is finished is written to ``results/<--name>.json``: every run,
 means, and paired 95 % intervals of the differences (t, over the pairs of fold and seed). Runs that are in that file
 already, of the same configs and lengths, stay and are not trained again: so one machine can add seeds to what another
-has measured, at the commit that the file names for each of them. A file with runs of other configs
-is refused: they compare with none of the new ones. Random weights are taken whatever the length of the pre-training. A
-training that fails, as
-by a collapse, is listed, and the others go on.
+has measured, at the commit that the file names for each of them. A file with runs of other configs is refused: they
+compare with none of the new ones. Random weights are taken whatever the length of the pre-training. A training that
+fails, as by a collapse, is listed, and the others go on.
 
 --size tiny (ViT-Ti) is for CPUs: it pre-trains all inits on crops of 128 px (to the letter of the paper mde_paper would
 see whole images at half the scale of the detector), probes at 224 px, and fine-tunes by configs/opg_vit_tiny.yaml or,
