@@ -27,7 +27,7 @@ from implantdet.modeling.mim_targets import standardize, unpatchify
 
 logger = logging.getLogger(__name__)
 
-_TENSORS = ("pixels", "targets", "predictions", "pixel_predictions")
+_TENSORS = ("pixels", "predictions", "pixel_predictions")
 _GREY = 127.5  # what is shown in place of a hidden patch
 _FLAT = 20 * math.log10(255)  # dB: an error of one grey level
 
@@ -35,8 +35,9 @@ _FLAT = 20 * math.log10(255)  # dB: an error of one grey level
 class ReconstructionEvaluator(DatasetEvaluator):
     """Draws originals, masked images and reconstructions, and measures PSNR on hidden patches.
 
-    Predicted embeddings get a decoder for the eye: ridge regression from the targets to standardised pixels. It is
-    fitted on every second image and applied to the predictions for the others, and the other way round. A model that
+    Predicted embeddings get a decoder for the eye: ridge regression from the predictions to standardised pixels. It is
+    fitted on every second image and applied to the others, and the other way round: so it shows what the predictions
+    hold, which early in a training are much flatter than the targets. A model that
     predicts embeddings and pixels is drawn by both. Mean and deviation of a standardised patch are taken from the
     original, as in MAE's figures. What these alone give is the PSNR of flat patches, each of its true mean: that a
     model sees anything shows above it. Images whose hidden patches are flat themselves, to less than a grey level, are
@@ -130,8 +131,7 @@ def reconstructions(outputs: Sequence[dict[str, Any]]) -> dict[str, list[Tensor]
 
     Args:
         outputs: for every image ``pixels`` (L, P) and ``hidden`` (M,); of a model that predicts pixels
-            ``pixel_predictions`` (M, P), and of one that predicts embeddings ``targets`` (L, T) and ``predictions``
-            (M, T).
+            ``pixel_predictions`` (M, P), and of one that predicts embeddings ``predictions`` (M, T).
     """
     found = {}
     if "pixel_predictions" in outputs[0]:
@@ -145,10 +145,10 @@ def decode(outputs: Sequence[dict[str, Any]]) -> list[Tensor]:
     """Normalised pixels (M, P) from predicted embeddings; ``outputs`` as those of ``reconstructions``."""
     decoded: list[Tensor] = [torch.empty(0)] * len(outputs)
     for half in (0, 1):
-        others = outputs[1 - half :: 2] or outputs  # of a single image, its own targets
-        decoder = Ridge(alpha=1e-3, solver="svd").fit(  # the targets may be linearly dependent
-            torch.cat([output["targets"] for output in others]).numpy(),
-            torch.cat([standardize(output["pixels"]) for output in others]).numpy(),
+        others = outputs[1 - half :: 2] or outputs  # of a single image, its own predictions
+        decoder = Ridge(alpha=1.0, solver="svd").fit(  # the predictions may be linearly dependent
+            torch.cat([output["predictions"] for output in others]).numpy(),
+            torch.cat([standardize(output["pixels"][output["hidden"]]) for output in others]).numpy(),
         )
         for index in range(half, len(outputs), 2):
             output = outputs[index]

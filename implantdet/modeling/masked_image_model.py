@@ -184,9 +184,9 @@ class MaskedImageModel(nn.Module):
 
         Returns:
             ``features`` (D, H, W); ``grid`` (H, W); ``mask``, a ``PatchMask`` for one image; ``pixels`` (L, p·p·C),
-            normalised; if the model predicts embeddings, ``targets`` (L, T) and ``predictions`` (M, T); if it predicts
-            pixels, ``pixel_predictions`` (M, p·p·C), normalised. Where these are predicted standardised, mean and
-            deviation are taken from the image, as in MAE's figures.
+            normalised; if the model predicts embeddings, ``predictions`` (M, T); if it predicts pixels,
+            ``pixel_predictions`` (M, p·p·C), normalised. Where these are predicted standardised, mean and deviation
+            are taken from the image, as in MAE's figures.
         """
         images = self.normalize(image)[None]
         images = F.pad(images, (0, -image.shape[-1] % PATCH_SIZE, 0, -image.shape[-2] % PATCH_SIZE))
@@ -203,7 +203,7 @@ class MaskedImageModel(nn.Module):
         }
         predicts_pixels = isinstance(self.target, PixelTarget)
         if not predicts_pixels:
-            result |= {"targets": self.targets(images)[0], "predictions": predictions[0]}
+            result["predictions"] = predictions[0]
         if predicts_pixels or self.pixel_weight:
             pixels = predictions[0] if predicts_pixels else pixels[0]
             if self.pixel_weight or self.norm_target:

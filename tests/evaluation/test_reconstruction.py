@@ -13,19 +13,19 @@ from implantdet.modeling.mim_masking import PatchMask
 from implantdet.modeling.mim_targets import patchify, standardize
 
 MEAN, STD = [100.0], [50.0]
+SOME = torch.tensor([1, 5, 7])
 
 
-def output_of(seed, error=0.0, grid=(4, 3), target_dim=None):
+def output_of(seed, error=0.0, grid=(4, 3), target_dim=None, hidden=SOME):
     """What a model would return that is wrong by ``error`` (normalised) in every hidden pixel."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand(1, 1, 16 * grid[0], 16 * grid[1], generator=generator) * 2 - 1
-    pixels, hidden = patchify(image)[0], torch.tensor([1, 5, 7])
+    pixels = patchify(image)[0]
     output = {"grid": grid, "pixels": pixels, "mask": PatchMask(torch.tensor([[0]]), hidden[None])}
     if target_dim is None:
         return output | {"pixel_predictions": pixels[hidden] + error}
     matrix = torch.randn(256, target_dim, generator=torch.Generator().manual_seed(9))
-    targets = standardize(pixels) @ matrix
-    return output | {"targets": targets, "predictions": targets[hidden]}
+    return output | {"predictions": (standardize(pixels) @ matrix)[hidden]}
 
 
 def test_psnr_by_hand():
@@ -84,45 +84,57 @@ def test_columns_show_what_they_say(tmp_path):
     assert np.abs(reconstruction[hidden].astype(int) - original[hidden] - 10).max() <= 1  # 0.2 · 50
 
 
+def everything_hidden(seed, grid):
+    """Predictions that are an invertible linear map of the pixels of all patches."""
+    hidden = torch.arange(grid[0] * grid[1])
+    return output_of(seed, grid=grid, target_dim=300, hidden=hidden) | {"hidden": hidden}
+
+
 def test_embeddings_are_decoded_by_a_regression_on_other_images():
-    """Targets that are an invertible linear map of pixels: their decoder is its inverse."""
-    outputs = [output_of(seed, grid=(8, 8), target_dim=300) for seed in range(12)]
-    outputs = [output | {"hidden": output["mask"].predicted[0]} for output in outputs]
+    """Its decoder is the inverse of the map."""
+    outputs = [everything_hidden(seed, (8, 8)) for seed in range(12)]
     for output, pixels in zip(outputs, decode(outputs), strict=True):
-        assert torch.allclose(pixels, output["pixels"][output["hidden"]], atol=0.02)
+        assert torch.allclose(pixels, output["pixels"], atol=0.05)
 
 
 def test_decoder_does_not_see_the_image_that_it_decodes():
     outputs = [output_of(seed, target_dim=300) | {"hidden": torch.tensor([1, 5, 7])} for seed in range(4)]
     before = decode(outputs)
-    changed = [*outputs[:3], outputs[3] | {"targets": outputs[3]["targets"] * 7 + 1}]
+    changed = [*outputs[:3], outputs[3] | {"predictions": outputs[3]["predictions"] * 7 + 1}]
     after = decode(changed)
-    assert torch.equal(after[3], before[3]) and torch.equal(after[1], before[1])
+    assert torch.equal(after[1], before[1])
     assert not torch.allclose(after[0], before[0])
 
 
+def test_flat_predictions_are_decoded_by_what_they_hold():
+    """Of a hundredth of the targets' size, as early in a training, they hold as much."""
+    outputs = [everything_hidden(seed, (8, 8)) for seed in range(12)]
+    flat = [output | {"predictions": output["predictions"] / 100} for output in outputs]
+    for one, other in zip(decode(outputs), decode(flat), strict=True):
+        assert (one - other).square().mean().sqrt() < 0.3  # of a deviation of 0.58
+
+
 def test_a_model_of_pixels_and_embeddings_is_drawn_by_both(tmp_path):
-    outputs = [output_of(seed, grid=(8, 8), target_dim=300) for seed in range(12)]
+    outputs = [everything_hidden(seed, (8, 8)) for seed in range(12)]
     for output in outputs:
-        output["pixel_predictions"] = output["pixels"][output["mask"].predicted[0]] + 0.2
-    hidden = [output | {"hidden": output["mask"].predicted[0]} for output in outputs]
-    both = reconstructions(hidden)
+        output["pixel_predictions"] = output["pixels"] + 0.2
+    both = reconstructions(outputs)
     assert list(both) == ["pixels", "embeddings"]
-    assert all(torch.equal(*pair) for pair in zip(both["embeddings"], decode(hidden), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(both["embeddings"], decode(outputs), strict=True))
     evaluator = ReconstructionEvaluator(tmp_path, MEAN, STD)
     evaluator.reset()
     evaluator.process([{}] * len(outputs), outputs)
     results = evaluator.evaluate()["reconstruction"]
     assert list(evaluator.columns_) == ["original", "masked", "by pixels", "by embeddings"]
-    # The pixels are wrong by 10 grey levels; the embeddings are right, and so nearly is their decoder.
+    # The pixels are wrong by 10 grey levels, where they are not clipped; the embeddings are right.
     assert math.isclose(results["PSNR_pixels"], 10 * math.log10(255**2 / 100), rel_tol=1e-4)
-    assert results["PSNR_embeddings"] > 40
+    assert results["PSNR_embeddings"] > 35
 
 
 def test_a_single_image_is_drawn_too():
-    outputs = [output_of(0, target_dim=300) | {"hidden": torch.tensor([1, 5, 7])}]
-    (pixels,) = decode(outputs)
-    assert torch.allclose(pixels, outputs[0]["pixels"][[1, 5, 7]], atol=0.02)
+    output = everything_hidden(0, (4, 3))
+    (pixels,) = decode([output])
+    assert torch.allclose(pixels, output["pixels"], atol=0.05)
 
 
 def test_number_of_images_is_bounded(tmp_path):
