@@ -43,7 +43,7 @@ def statistics_section() -> str:
         "## Does it measure like real radiographs?",
         "",
         f"{inside} of {len(result['table'])} quantities lie in the range that was measured on small sets of real "
-        "radiographs, or, where only one value was, in one of a fifth to a third around it. As in these sets, implants "
+        "radiographs, or, where only one value was, in one that was set around it. As in these sets, implants "
         "fill as much of the frame whatever their length: so the size of teeth and trabeculae in pixels says something "
         f"of a short implant's system, too. {result['images']} images of preset `idd` and {result['images'] // 8} "
         f"panoramics, seed {result['seed']}.",

@@ -18,7 +18,7 @@ from implantdet.phantom.render import Radiograph, Shadow
 from implantdet.phantom.scene import View
 
 # Measured by eye and script on small sets of real radiographs: what is compared, and the range that it lies in.
-# 5–95 % ranges where the spread was measured, else a range of a fifth around the value.
+# 5–95 % ranges where the spread was measured, else a range set around the value.
 REAL = {
     "periapical": {
         "grey_crown_median": ("crown 250, saturated", 240, 255),

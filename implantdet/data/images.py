@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -50,18 +50,23 @@ def read_radiograph(path: str | Path) -> np.ndarray:
 def find_radiographs(folder: str | Path) -> list[Path]:
     """All images in a folder and its subfolders, ordered by name: by their suffix, and DICOM files of any name.
 
-    Hidden files and folders are left aside: a Mac puts ``._a.png`` beside ``a.png``.
+    Hidden ones are left aside.
 
     Raises:
         DataError: there is no such folder, or no image in it.
     """
     every = (path for path in Path(folder).rglob("*") if path.is_file())
-    files = (path for path in every if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    files = (path for path in every if not is_hidden(path.relative_to(folder)))
     paths = sorted(path for path in files if path.suffix.lower() in SUFFIXES or looks_like_dicom(path))
     if not paths:
         what = "no image" if Path(folder).is_dir() else "no such folder"
         raise DataError(f"{folder}: {what}; expected files that end in {', '.join(SUFFIXES)}")
     return paths
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a path below a folder is the file system's, never data: a Mac puts ``._a.png`` beside ``a.png``."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def to_float(levels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from implantdet.data.checks import escapes
-from implantdet.data.images import SUFFIXES
+from implantdet.data.images import SUFFIXES, is_hidden
 from implantdet.data.problems import DataError, Problem
 
 SPLITS = ("train", "valid", "val", "test")
@@ -98,8 +98,7 @@ class FileIndex:
     def __init__(self, root: Path) -> None:
         self.root = root
         below = sorted(PurePosixPath(path.relative_to(root).as_posix()) for path in root.rglob("*") if path.is_file())
-        # Hidden files are the file system's (.DS_Store), never data.
-        self.hidden = [path for path in below if any(part.startswith(".") for part in path.parts)]
+        self.hidden = [path for path in below if is_hidden(path)]
         self.files = sorted(set(below) - set(self.hidden))
         for path in self.files:
             try:

@@ -37,11 +37,10 @@ class ReconstructionEvaluator(DatasetEvaluator):
 
     Predicted embeddings get a decoder for the eye: ridge regression from the predictions to standardised pixels. It is
     fitted on every second image and applied to the others, and the other way round: so it shows what the predictions
-    hold, which early in a training are much flatter than the targets. A model that
-    predicts embeddings and pixels is drawn by both. Mean and deviation of a standardised patch are taken from the
-    original, as in MAE's figures. What these alone give is the PSNR of flat patches, each of its true mean: that a
-    model sees anything shows above it. Images whose hidden patches are flat themselves, to less than a grey level, are
-    drawn, but not measured.
+    hold, which early in a training are much flatter than the targets. A model that predicts embeddings and pixels is
+    drawn by both. Mean and deviation of a standardised patch are taken from the original, as in MAE's figures. What
+    these alone give is the PSNR of flat patches, each of its true mean: that a model sees anything shows above it.
+    Images whose hidden patches are flat themselves, to less than a grey level, are drawn, but not measured.
 
     ``evaluate`` writes ``reconstruction.png`` and ``reconstruction.json`` with ``PSNR_pixels``, ``PSNR_embeddings`` (as
     far as the model predicts them) and ``PSNR_flat``, and keeps the drawn images (grey levels) in ``columns_``.
