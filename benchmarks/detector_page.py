@@ -12,6 +12,10 @@ from _page import EARLIER_PHANTOM, RESULTS, read, source, table, write_page
 
 SIZES = {"APs": "below 32² pixels", "APm": "32² to 96²", "APl": "above"}
 KINDS = ("periapical", "panoramic")
+EARLIER_CONFIG = (
+    "**What was measured before commit 702c71b (26 November 2026) had another config**: one anchor per octave, up to "
+    "64 px, on the levels p3 to p5, fewer proposals, no cascade, zoom and box voting."
+)
 METRICS = {
     "part_AP": "parts, AP",
     "part_AP50": "parts, AP50",
@@ -204,21 +208,18 @@ def curve_section() -> list[str]:
         spreads = [f" ± {stdev(column):.1f}" if len(column) > 1 else "" for column in columns]
         cells = [f"{mean(column):.1f}{spread}" for column, spread in zip(columns, spreads, strict=True)]
         rows.append([size, len(columns[0]), *cells])
-    since = (
-        ""
-        if "configs" in result
-        else " **The config is another since**: this and the sections below were trained with one anchor per octave, "
-        "up to 64 px, on the levels p3 to p5, fewer proposals, without cascade, zoom and box voting."
-    )
+    commits = {commit[:9] for point in curve.values() for commit in point.get("commits", {}).values()}
+    trained = [f"Trained at the commits {', '.join(sorted(commits))}."] if len(commits) > 1 else []
     named = {f"{size} images": point for size, point in curve.items()}
     return [
         "## What more training images give",
         f"{result['image_passes']} crops for every size of the training set, mean ± SD over the seeds, evaluated on "
-        f"the test patients.{since}",
+        f"the test patients.",
         table(rows, ["training images", "seeds", *METRICS.values()]),
         "![AP50 against the number of training images](results/head_curve.png)",
         "Differences to the next smaller set, paired over the seeds, with 95 % intervals (Student's t):",
         table(difference_rows(named), ["", "metric", "difference", "95 % interval"]),
+        *trained,
         source(result, "head_curve"),
     ]
 
@@ -321,7 +322,7 @@ def main() -> None:
         "head_speed": speed_section,
     }
     sections = [build() for name, build in builders.items() if (RESULTS / f"{name}.json").is_file()]
-    write_page("detector", "The part detector, measured", sections, EARLIER_PHANTOM)
+    write_page("detector", "The part detector, measured", sections, f"{EARLIER_CONFIG} {EARLIER_PHANTOM}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
     python benchmarks/head_curve.py --smoke
 
 All are evaluated on the test set. An interrupted run goes on when it is started again with the same --work. Runs that
-are in ``results/head_curve.json`` already, of the same settings, stay and are not trained again: so one machine can add
-sizes and seeds to what another has measured.
+are in ``results/head_curve.json`` already, of the same settings, stay under their commits and are not trained again:
+so one machine can add sizes and seeds to what another has measured.
 """
 
 from __future__ import annotations
@@ -101,10 +101,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if (size, seed) not in by_run
     }
     runs.in_parallel(arguments.jobs, list(points.values()))
-    by_run |= {key: runs.metrics(truth, runs.detections(train() / "test")) for key, train in points.items()}
+    for key, train in points.items():
+        run = train()
+        by_run[key] = runs.metrics(truth, runs.detections(run / "test")), (run / "commit").read_text(encoding="utf-8")
     curve: dict[int, dict[str, Any]] = {}
-    for size, seed in sorted(by_run):
-        curve.setdefault(size, {"by_seed": {}})["by_seed"][seed] = by_run[size, seed]
+    for (size, seed), (metrics, commit) in sorted(by_run.items()):
+        point = curve.setdefault(size, {"by_seed": {}, "commits": {}})
+        point["by_seed"][seed], point["commits"][seed] = metrics, commit
     for (_, smaller_point), (_, point) in pairwise(curve.items()):
         point["difference"] = runs.paired_differences(point["by_seed"], smaller_point["by_seed"])
     if not arguments.smoke:
@@ -123,14 +126,17 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def recorded(settings: dict[str, Any]) -> dict[tuple[int, int], dict[str, float]]:
-    """(size, seed) → metrics of the runs of the result file, if it is of these settings."""
+def recorded(settings: dict[str, Any]) -> dict[tuple[int, int], tuple[dict[str, float], str]]:
+    """(size, seed) → metrics and commit of the runs of the result file, if it is of these settings."""
     path = RESULTS / "head_curve.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if any(found.get(key) != value for key, value in settings.items()):
         return {}
-    points = found["by_training_images"].items()
-    return {(int(size), int(seed)): told for size, point in points for seed, told in point["by_seed"].items()}
+    return {
+        (int(size), int(seed)): (metrics, point["commits"][seed])
+        for size, point in found["by_training_images"].items()
+        for seed, metrics in point["by_seed"].items()
+    }
 
 
 def main() -> None:

@@ -285,9 +285,16 @@ def test_the_curve_keeps_runs_of_the_same_settings(benchmark, tmp_path, monkeypa
     asked = {"images": 40, "config": "configs/opg_smoke.yaml", "options": ["SEED", 1], "passes": 24}
     settings = module.settings_of(argparse.Namespace(**asked))
     assert module.recorded(settings) == {}
-    curve = {8: {"by_seed": {0: {"part_AP": 1.0}, 2: {"part_AP": 3.0}}}, 30: {"by_seed": {0: {"part_AP": 2.0}}}}
+    curve = {
+        8: {"by_seed": {0: {"part_AP": 1.0}, 2: {"part_AP": 3.0}}, "commits": {0: "abc", 2: "def"}},
+        30: {"by_seed": {0: {"part_AP": 2.0}}, "commits": {0: "abc"}},
+    }
     write_json(tmp_path / "head_curve.json", settings | {"by_training_images": curve, "record": {}})
-    runs = {(8, 0): {"part_AP": 1.0}, (8, 2): {"part_AP": 3.0}, (30, 0): {"part_AP": 2.0}}
+    runs = {
+        (8, 0): ({"part_AP": 1.0}, "abc"),
+        (8, 2): ({"part_AP": 3.0}, "def"),
+        (30, 0): ({"part_AP": 2.0}, "abc"),
+    }
     assert module.recorded(settings) == runs
     for changes in ({"images": 41}, {"config": "configs/idd_smoke.yaml"}, {"options": []}, {"passes": 25}):
         assert module.recorded(module.settings_of(argparse.Namespace(**asked | changes))) == {}
