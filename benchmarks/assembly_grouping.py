@@ -108,8 +108,9 @@ def compare(
     for index, (number, *_) in enumerate(thirds):
         if number is not None:
             wanted.setdefault(number, set()).add(index)
+    # The rivals of a reading are detections that the part has swallowed.
     got = [
-        ({owner[reading.detection] for part in implant.observed for reading in part.readings}, implant.box)
+        ({owner[r.detection] for part in implant.observed for r in (*part.readings, *part.rivals)}, implant.box)
         for implant in implants
     ]
     return [

@@ -59,16 +59,23 @@ def write_sheet(pictures: list[Path], path: Path) -> None:
 
 
 def by_modality(data: Path, truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The metrics of each kind of radiograph alone."""
+    """The metrics of each kind of radiograph alone, over the categories that all kinds have: so they compare."""
     modalities = {image["id"]: image["modality"] for image in load_idd(data)["images"]}
+    answers = [annotation for annotation in truth["annotations"] if not annotation["iscrowd"]]
+    shown: dict[str, set[int]] = {}
+    for annotation in answers:
+        shown.setdefault(modalities[annotation["image_id"]], set()).add(annotation["category_id"])
+    common = set.intersection(*shown.values())
+    # What is not trained on is in no mean.
+    categories = [c | {"num_train": c["num_train"] if c["id"] in common else 0} for c in truth["categories"]]
     told = {}
-    for modality in sorted(set(modalities.values())):
+    for modality in sorted(shown):
         images = [image for image in truth["images"] if modalities[image["id"]] == modality]
         ids = {image["id"] for image in images}
         own = [[record for record in records if record["image_id"] in ids] for records in (truth["annotations"], found)]
-        if own[0]:
-            metrics = without_nan(runs.metrics(truth | {"images": images, "annotations": own[0]}, own[1]))
-            told[modality] = {"num_images": len(images), **metrics}
+        alone = truth | {"images": images, "annotations": own[0], "categories": categories}
+        metrics = without_nan(runs.metrics(alone, own[1]))
+        told[modality] = {"num_images": len(images), "num_categories": len(common), **metrics}
     return told
 
 

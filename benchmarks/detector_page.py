@@ -159,13 +159,15 @@ def best_section() -> list[str]:
         for axis, figures in result["axes"].items()
     ]
     before = result["pretraining_hours"]
+    common = {kind["num_categories"] for kind in result["by_modality"].values() if "num_categories" in kind}
+    kept = f" Those of one kind are means over the {common.pop()} categories that both kinds have." if common else ""
     return [
         "## The best that a CPU has trained",
         f"[`{result['config']}`](../{result['config']}){options}, {result['image_passes']} crops out of "
         f"{result['num_train']} radiographs in {result['training_hours']:.1f} hours with {result['processes']} "
         f"processes{f', after {before:.1f} hours of pre-training with one' if before else ''}, at commit "
         f"{result['training_commit'][:9]}; one seed. Evaluated on the test patients; `implants` "
-        "are the detector's own boxes of whole implants.",
+        f"are the detector's own boxes of whole implants.{kept}",
         table(rows, ["", *METRICS.values()]),
         "Implants before and after the second stage:",
         table(stages, ["", *(f"{kind}, {c}" for kind in ("by system", "any system") for c in columns)]),

@@ -217,7 +217,7 @@ def metrics(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, flo
         (category for category in truth["categories"] if category["supercategory"] in THIRDS and category["num_train"]),
         key=lambda category: category["num_train"],
     )
-    systems = [category for category in truth["categories"] if category["supercategory"] == SYSTEM]
+    systems = [c for c in truth["categories"] if c["supercategory"] == SYSTEM and c["num_train"]]
     groups = {"part": parts, "rare_part": parts[: len(parts) // 3], "implant": systems}
     return {
         f"{name}_{metric}": float(np.nanmean([per_class[category["name"]][metric] for category in group]))
@@ -252,7 +252,7 @@ def axis_accuracy(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[st
             by_image.setdefault(record["image_id"], []).append(record)
     tally: dict[str, dict[str, Counter[str]]] = {}  # axis → what → value → count
     for annotation in truth["annotations"]:
-        if not is_part[annotation["category_id"]]:
+        if annotation["iscrowd"] or not is_part[annotation["category_id"]]:
             continue
         name = names[annotation["category_id"]]
         (axis, _, value), third = name.rpartition("."), name.partition(".")[0]

@@ -15,11 +15,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 
+from implantdet.assembly.known import KnownImplant
 from implantdet.config import add_implantdet_config
 from implantdet.data.idd import load_folds, load_idd, save_idd, write_json
 from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.pretrainer import Pretrainer
 from implantdet.engine.setup import setup
+from implantdet.structures import Implant, Part, Reading
 
 
 @pytest.fixture
@@ -298,3 +300,15 @@ def test_the_curve_keeps_runs_of_the_same_settings(benchmark, tmp_path, monkeypa
     assert module.recorded(settings) == runs
     for changes in ({"images": 41}, {"config": "configs/idd_smoke.yaml"}, {"options": []}, {"passes": 25}):
         assert module.recorded(module.settings_of(argparse.Namespace(**asked | changes))) == {}
+
+
+def test_a_third_that_took_in_a_false_one_is_not_grouped_exactly(benchmark):
+    """The false third is a rival of the true one's reading: both are in the implant."""
+    module = benchmark("assembly_grouping")
+    box = (0.0, 0.0, 20.0, 20.0)
+    thirds = [(0, "coronal", box, {"coronal.level": "bone"}), (None, "coronal", box, {"coronal.level": "tissue"})]
+    readings = Reading("coronal.level", "bone", 1.0, 0), Reading("coronal.level", "tissue", 1.0, 1)
+    for rivals, is_exact in (((), True), (readings[1:], False)):
+        found = Implant((Part("coronal", box, 1.0, readings[:1], rivals),), None, box, 1.0)
+        (told,) = module.compare([found], thirds, [0, 1], [KnownImplant({"coronal": box})])
+        assert told == (is_exact, 1.0)

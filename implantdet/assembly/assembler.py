@@ -31,10 +31,11 @@ from implantdet.assembly.fitting import fit_geometry
 from implantdet.assembly.gather import drop_weak, gather, meanings, usable
 from implantdet.assembly.geometry import Array, Indices, mean_axis
 from implantdet.assembly.known import KnownImplant, known_implants, readings_per_part, scale_of
-from implantdet.assembly.line_table import axis_values, build_table, count_examples, warn_of_unlisted
+from implantdet.assembly.line_table import axis_values, build_table, count_examples, seen_values, warn_of_unlisted
 from implantdet.assembly.partition import partition
 from implantdet.assembly.ranking import Calibration, Ranker, readings_of
 from implantdet.assembly.ranking_calibration import calibrate
+from implantdet.data.groups import patient_groups
 from implantdet.phantom.lines import ProductLine, default_lines, load_lines
 from implantdet.structures import SLOTS, Assembly, Implant, Part, Ranking, Scale, checked_scale
 from implantdet.taxonomy import Taxonomy, default_taxonomy
@@ -186,7 +187,7 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             calibration=Calibration(),
         )
         self._prepare()
-        groups = [str(r.get("patient_id") or r.get("source_id") or r["image_id"]) for r in dataset_dicts]
+        groups = map(str, patient_groups(dataset_dicts))
         assembled = map(self.explain, predictions, map(scale_of, dataset_dicts))
         sizes = [instances.image_size for instances in predictions]
         learned = calibrating.learn_from(zip(groups, sizes, assembled, known, strict=True))
@@ -194,7 +195,9 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             self.state_,
             whole_weights=learned.whole_weights,
             score_coefficients=learned.score_coefficients,
-            calibration=calibrate(learned.samples, self.ranker_.table, self.coverage),
+            calibration=calibrate(
+                learned.samples, self.ranker_.table, self.coverage, seen_values(fitted.examples, self.taxonomy)
+            ),
         )
         self._prepare()
         return self
@@ -264,6 +267,11 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         if self.method not in METHODS:
             raise ValueError(f"ASSEMBLY.METHOD: found {self.method!r}, expected one of {', '.join(METHODS)}")
         self._check_ranges()
+        if foreign := {line.system for line in self.lines} - set(self.taxonomy.systems):
+            raise ValueError(
+                f"lines: found lines of {', '.join(sorted(foreign))}, expected systems of the taxonomy "
+                f"({', '.join(self.taxonomy.systems)}); add them there, or leave the lines out"
+            )
         self.longest = max((length for line in self.lines for length in line.lengths), default=math.inf)
         self.meanings = meanings(self.thing_classes, self.taxonomy)
         self.num_slots = len({meaning.slot for meaning in self.meanings if meaning is not None})

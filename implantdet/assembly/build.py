@@ -140,9 +140,11 @@ def _axes(implants: Sequence[Sequence[Part]], aspects: Array) -> list[tuple[tupl
 
 
 def _box(thirds: Sequence[Part], whole: Part | None, whole_weights: Array) -> Box:
-    """Round the thirds, moved towards the box of the whole implant."""
-    if all(part.inferred for part in thirds):
-        assert whole is not None, "a candidate has a member"
+    """Round the thirds, moved towards the box of the whole implant.
+
+    That box alone, where no third is seen, or one lacks others that nothing could be inferred of: it bounds no implant.
+    """
+    if whole is not None and (len(thirds) < len(THIRDS) or all(part.inferred for part in thirds)):
         return whole.box
     left, top, right, bottom = zip(*(part.box for part in thirds), strict=True)
     box = (min(left), min(top), max(right), max(bottom))

@@ -202,7 +202,8 @@ def whole_weights(pairs: Iterable[tuple[Implant, KnownImplant, tuple[int, int]]]
     """
     boxes: list[list[Array]] = [[], []]
     for implant, known, (height, width) in pairs:
-        if implant.whole is not None and implant.observed:  # else its parts are inferred from the whole
+        # Without a third that is seen they are inferred from the whole, and one or two without direction are no box.
+        if implant.whole is not None and implant.observed and len(implant.parts) == len(THIRDS):
             parts = union(np.array([part.box for part in implant.parts]))
             rows = np.array([parts, implant.whole.box, known.box, (width, height, width, height)])
             boxes[int(len(implant.observed) == len(THIRDS))].append(rows)

@@ -114,7 +114,7 @@ def _spline(pattern: Pattern, missing: int) -> Array:
 
 
 def fit_regressions(
-    triples: Array, targets: Array, wholes: Array, aspects: Array
+    triples: Array, targets: Array, wholes: Array, aspects: Array, tilt_std: float, rng: np.random.Generator
 ) -> dict[tuple[Pattern, int], ThirdRegression]:
     """One regression for every pattern of known thirds, or the whole implant, and every missing third.
 
@@ -123,12 +123,17 @@ def fit_regressions(
         targets: [K, 3, 4] as they are.
         wholes: [K, 4] and of the implants.
         aspects: [3] usual width / length.
+        tilt_std: radians by which implants stray from the direction that others show.
+        rng: for directions that stray.
     """
+    own = directions(triples)
+    angles = np.arctan2(own[:, 1], own[:, 0]) + rng.normal(0, tilt_std, len(own))
+    shown = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     regressions: dict[tuple[Pattern, int], ThirdRegression] = {}
     for pattern, missing in COMPLETIONS:
         known = wholes[:, None] if pattern == WHOLE_ALONE else triples[:, pattern]
-        # Two thirds show where the implant points; one gets its direction from more than itself.
-        u = directions(known if len(pattern) > 1 else triples)
+        # Two thirds show where the implant points; one, or the box of the whole, learns it from the others.
+        u = directions(known) if len(pattern) > 1 else shown
         frame = Frame.of(known, pattern, missing, u, aspects)
         regressions[pattern, missing] = ThirdRegression.fit(frame, targets[:, missing], aspects[missing])
     return regressions

@@ -68,14 +68,16 @@ def fit_geometry(
     pairs = [_finite(link_features(triples[:, pair], np.array(pair), aspects)) for pair in PAIRS]
     triple = _finite(link_features(triples, np.array(TRIPLE), aspects))
     mirrored = triple * np.r_[np.ones(triple.shape[1] - 1), -1]  # only the sign of the offset from the axis differs
+    tilt_std = _tilt_std(complete)
     model = ImplantModel(
         aspects,
         StudentT.fit(pairs),
         StudentT.fit([np.concatenate([triple, mirrored])]),
         _fit_wholes(triples, wholes),
-        _tilt_std(complete),
+        tilt_std,
     )
-    return model, fit_regressions(triples, np.tile(clean, (COPIES, 1, 1)), alone, aspects)
+    targets = np.tile(clean, (COPIES, 1, 1))
+    return model, fit_regressions(triples, targets, alone, aspects, tilt_std, rng)
 
 
 def _tilt_std(images: Sequence[Sequence[KnownImplant]]) -> float:

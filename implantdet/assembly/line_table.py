@@ -89,6 +89,14 @@ def axis_values(taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:
     return {axis.key: axis.values for axis in taxonomy.axes} | {SYSTEM: taxonomy.systems}
 
 
+def seen_values(examples: Mapping[str, Mapping[str, Mapping[str, float]]], taxonomy: Taxonomy) -> dict[str, set[str]]:
+    """Axis → the values that examples have: a detector that was trained on them can say these."""
+    return {
+        axis: {value for value in values if any(of.get(axis, {}).get(value) for of in examples.values())}
+        for axis, values in axis_values(taxonomy).items()
+    }
+
+
 def count_examples(
     table: LineTable, known: Iterable[tuple[Mapping[str, str], str | None, str | None]]
 ) -> dict[str, dict[str, dict[str, float]]]:

@@ -57,8 +57,8 @@ class Scaling:
 
     Attributes:
         slope: 0 of scores that say nothing.
-        offsets: [V] nats; NaN of values that the detector has no class for: given these, what is read is as probable
-            as it is on average of the others.
+        offsets: [V] nats; NaN of values that the detector cannot say, as it has no class for them or was shown none:
+            given these, what is read is as probable as it is on average of the others.
     """
 
     slope: float

@@ -24,6 +24,18 @@ def connected_groups(image_ids: Sequence[int], pairs: Iterable[Pair]) -> list[in
     return connected_components(graph, directed=False)[1].tolist()
 
 
+def patient_groups(images: Sequence[dict[str, Any]], key: str = "image_id") -> list[int]:
+    """Group number of each image: those of one ``patient_id`` or ``source_id``, as far as they are known, share it.
+
+    Args:
+        images: dataset dicts, or image records of COCO content.
+        key: of their id.
+    """
+    named = [{**image, "id": image[key]} for image in images]
+    pairs = [pair for same in ("patient_id", "source_id") for pair in equal_values(named, same)]
+    return connected_groups([image["id"] for image in named], pairs)
+
+
 def equal_values(images: Iterable[dict[str, Any]], key: str) -> list[Pair]:
     """Pairs of image ids that connect all images with the same value of ``key``; images without it stay alone."""
     first: dict[str, int] = {}

@@ -19,12 +19,17 @@ from detectron2.utils.logger import create_small_table
 from implantdet.data.checks import mask_area
 from implantdet.data.idd import write_json
 from implantdet.evaluation.coco_metrics import coco_metrics
+from implantdet.evaluation.unanswered import unanswered
+from implantdet.modeling.multi_label import CategoryTable
 
 logger = logging.getLogger(__name__)
 
 
 class COCOEvaluator(DatasetEvaluator):
     """COCO evaluation of a registered dataset, whose dataset dicts are the ground truth.
+
+    Where categories are values of design axes, an axis that an annotated third has no answer on counts neither for nor
+    against a detection (``unanswered``); else the numbers are those of COCO's own tools on the same annotations.
 
     ``evaluate`` writes ``results.json`` (what ``coco_metrics`` returns for every task, NaN as null) and
     ``coco_instances_results.json`` (the detections, in COCO's results format) on the main process.
@@ -86,7 +91,7 @@ class COCOEvaluator(DatasetEvaluator):
         summary = {
             "dataset": self.dataset_name,
             "num_images": len(ground_truth["images"]),
-            "num_annotations": len(ground_truth["annotations"]),
+            "num_annotations": sum(not item["iscrowd"] for item in ground_truth["annotations"]),
             "num_detections": len(detections),
         }
         write_json(self.output_dir / "results.json", summary | without_nan(results))
@@ -94,14 +99,18 @@ class COCOEvaluator(DatasetEvaluator):
 
 
 def coco_ground_truth(dataset_name: str) -> dict[str, Any]:
-    """The dataset dicts of a registered dataset as COCO content, with the dataset's own category ids."""
+    """The dataset dicts of a registered dataset as COCO content, with the dataset's own category ids.
+
+    Crowds mark what nobody can judge (``unanswered``).
+    """
     records = DatasetCatalog.get(dataset_name)  # the metadata is there after this
     category_ids = _category_ids(dataset_name)
+    table = CategoryTable.of_dataset(dataset_name, len(category_ids))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for record in records:
         images.append({"id": record["image_id"], "width": record["width"], "height": record["height"]})
-        for annotation in record["annotations"]:
+        for annotation in (*record["annotations"], *unanswered(record["annotations"], table)):
             box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYWH_ABS)
             converted = {
                 "id": len(annotations) + 1,

@@ -28,6 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from implantdet.data.groups import patient_groups
 from implantdet.data.idd import write_json
 from implantdet.modeling.vit import PATCH_SIZE
 from implantdet.taxonomy import SYSTEM, THIRDS
@@ -72,7 +73,9 @@ class FeatureEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget the features of the last round."""
-        self._records = {record["image_id"]: record for record in DatasetCatalog.get(self._dataset_name)}
+        records = DatasetCatalog.get(self._dataset_name)
+        self._records = {record["image_id"]: record for record in records}
+        self._groups = dict(zip(self._records, map(str, patient_groups(records)), strict=True))
         self._samples = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
@@ -87,7 +90,6 @@ class FeatureEvaluator(DatasetEvaluator):
             record = self._records[image["image_id"]]
             if not record.get("annotations"):
                 continue
-            group = str(record.get("patient_id") or record.get("source_id") or record["image_id"])
             scale = [
                 size / image[key] for size, key in zip(image["image"].shape[-2:], ("height", "width"), strict=True)
             ]
@@ -98,7 +100,7 @@ class FeatureEvaluator(DatasetEvaluator):
             questions = self._questions()
             for annotation, features in zip(record["annotations"], pooled.numpy(), strict=True):
                 task, label = questions[annotation["category_id"]]
-                self._samples.append(Sample(task, label, group, features))
+                self._samples.append(Sample(task, label, self._groups[image["image_id"]], features))
 
     def _questions(self) -> list[tuple[str, str]]:
         metadata = MetadataCatalog.get(self._dataset_name)

@@ -163,26 +163,37 @@ def inferred_recall(outcomes: Iterable[ImageOutcome]) -> dict[str, float]:
     Only implants with a score from 0.5 on count: the others are many, and nobody looks at them.
 
     Returns:
-        ``recall`` and ``precision``: shares in [0, 1], NaN of none; ``num_missed``: annotated thirds that were not
-        detected; ``num_inferred``.
+        ``recall``: share of the missed thirds on which one was inferred; ``precision``: share of the inferred ones that
+        lie on an annotated third, missed or not, but for those that nobody can judge, as they belong to an implant on
+        which this third is not annotated. Both in [0, 1], NaN of none. ``num_missed``: annotated thirds that were not
+        detected; ``num_inferred``; ``num_judged``.
     """
-    missed = recovered = guessed = 0
+    missed = recovered = guessed = judged = right = 0
     for outcome in outcomes:
         detected = {(third.part.third, third.truth) for third in outcome.thirds}
-        believed = [implant for implant in outcome.assembly.implants if implant.score >= CONFIDENT]
-        inferred = [part for implant in believed for part in implant.parts if part.inferred]
+        inferred = [
+            (outcome.pairs.get(index), part)
+            for index, implant in enumerate(outcome.assembly.implants)
+            if implant.score >= CONFIDENT
+            for part in implant.parts
+            if part.inferred
+        ]
         guessed += len(inferred)
         for name in THIRDS:
-            truth = [
-                i.boxes[name] for j, i in enumerate(outcome.truth) if name in i.boxes and (name, j) not in detected
-            ]
-            missed += len(truth)
-            recovered += len(match([part.box for part in inferred if part.third == name], truth))
+            truth = {j: implant.boxes[name] for j, implant in enumerate(outcome.truth) if name in implant.boxes}
+            lost = [box for j, box in truth.items() if (name, j) not in detected]
+            missed += len(lost)
+            mine = [(owner, part.box) for owner, part in inferred if part.third == name]
+            recovered += len(match([box for _, box in mine], lost))
+            known = [box for owner, box in mine if owner is None or owner in truth]
+            judged += len(known)
+            right += len(match(known, list(truth.values())))
     return {
         "recall": recovered / missed if missed else float("nan"),
-        "precision": recovered / guessed if guessed else float("nan"),
+        "precision": right / judged if judged else float("nan"),
         "num_missed": missed,
         "num_inferred": guessed,
+        "num_judged": judged,
     }
 
 

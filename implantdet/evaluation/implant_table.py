@@ -39,7 +39,7 @@ def _facts(metrics: dict[str, Any]) -> str:
     rows = [
         ["grouped exactly", grouping["exact"], f"of {grouping['num_implants']} implants with a detected third"],
         ["missed thirds inferred", inferred["recall"], f"of {inferred['num_missed']}"],
-        ["inferred thirds right", inferred["precision"], f"of {inferred['num_inferred']}"],
+        ["inferred thirds right", inferred["precision"], f"of {inferred['num_judged']}"],
     ]
     for name, figures in (("system", metrics["systems"]), ("product line", metrics["lines"])):
         told = f"of {figures['num_implants']} found implants"

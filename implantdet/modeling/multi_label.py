@@ -134,12 +134,10 @@ def not_assessable(
     Returns:
         (R, K) bool; False for every category of an axis that the proposal matches a value of.
     """
-    part_axis = table.category_axis[gt_classes]  # (M, A)
-    part_third = part_axis @ table.axis_third  # (M, T)
+    part_third = table.category_axis[gt_classes] @ table.axis_third  # (M, T)
     is_one = gt_implants[:, None] == gt_implants
     is_known = (gt_implants >= 0)[:, None] & (gt_implants >= 0)
-    same = torch.where(is_known, is_one, pairwise_iou(gt_boxes, gt_boxes) >= _SAME).float()
-    unanswered = (part_third @ table.axis_third.T > 0) & (same @ part_axis == 0)  # (M, A)
+    unanswered = unanswered_axes(gt_boxes, gt_classes, gt_implants, table)
     near = (pairwise_iou(proposals, gt_boxes) >= _NEAR).float()  # (R, M)
 
     is_implant = table.is_system[gt_classes]
@@ -162,3 +160,15 @@ def not_assessable(
     is_open = of_third | is_nothing[:, None]
     unknown = (near @ unanswered.float() + hidden @ table.axis_third.T > 0) & is_open & (answered == 0)
     return (unknown.float() @ table.category_axis.T > 0) | (may_be_whole[:, None] & table.is_system)
+
+
+def unanswered_axes(gt_boxes: Boxes, gt_classes: Tensor, gt_implants: Tensor, table: CategoryTable) -> Tensor:
+    """(M, A) bool: the axes of an annotation's third that no annotation of this third of the implant answers.
+
+    Annotations are of one implant as in ``not_assessable``.
+    """
+    part_axis = table.category_axis[gt_classes]  # (M, A)
+    is_one = gt_implants[:, None] == gt_implants
+    is_known = (gt_implants >= 0)[:, None] & (gt_implants >= 0)
+    same = torch.where(is_known, is_one, pairwise_iou(gt_boxes, gt_boxes) >= _SAME).float()
+    return (part_axis @ table.axis_third @ table.axis_third.T > 0) & (same @ part_axis == 0)

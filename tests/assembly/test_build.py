@@ -68,6 +68,13 @@ def test_whole_implants_move_the_box():
     assert incomplete.box == pytest.approx(whole.box)
 
 
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.25, 0.0)])
+def test_a_lone_third_without_a_direction_does_not_pull_the_whole_box_in(weights):
+    whole = third(3, (0, 0, 30, 90))
+    (found,) = built([third(1, (0, 30, 30, 60)), whole], [[-1, 0, -1, 1]], weights=weights)
+    assert (len(found.parts), found.box) == (1, whole.box)
+
+
 def test_a_whole_implant_without_thirds():
     whole = third(3, (10, 10, 40, 110))
     (found,) = built([whole], [[-1, -1, -1, 0]])

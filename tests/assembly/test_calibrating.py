@@ -4,6 +4,7 @@ from implant_scenes import CLASSES, detections, fitted, is_part, make_instances,
 from sklearn.linear_model import LogisticRegression
 
 from implantdet.assembly import calibrating
+from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.gather import usable
 from implantdet.assembly.known import KnownImplant, known_implants
 from implantdet.structures import Implant, Part, Reading
@@ -136,6 +137,12 @@ def test_parts_inferred_from_a_whole_implant_say_nothing_about_its_weight():
     assert calibrating.whole_weights(pairs, default=0.4).tolist() == [0.4, 0.4]
 
 
+def test_a_lone_third_says_nothing_about_the_weight_of_its_whole_implant():
+    middle, whole = Part("middle", (0, 40, 30, 80), 1.0), Part("system", (0, 0, 30, 120), 1.0)
+    pair = (Implant((middle,), whole, whole.box, 1.0), KnownImplant({"system": whole.box}), (200, 200))
+    assert calibrating.whole_weights([pair] * 20, default=0.4).tolist() == [0.4, 0.4]
+
+
 def test_weights_of_whole_implants_are_of_boxes_that_end_at_the_frame():
     """The parts are right, but for an inferred third that goes on below the frame; the whole box is too wide."""
     thirds = (
@@ -219,3 +226,12 @@ def test_a_detector_that_is_sure_of_nothing_has_a_level():
     found = [usable(detections(record, score=0.0), MEANINGS) for record in records]
     _, typical_best = calibrating.score_quantiles(zip(found, known(records), strict=True), MEANINGS, 0.05, 0.05)
     assert typical_best > 0
+
+
+def test_what_the_training_set_lacks_cannot_be_read():
+    """No implant of the scenes is of system ``other``, though the detector has a class for it."""
+    records = scenes(30, seed=5)
+    assembler = PartAssembler(CLASSES).fit(scenes(40))
+    assembler.calibrate(records, [detections(record, lambda _: True) for record in records])
+    offsets = assembler.state_.calibration.scalings["system"].offsets
+    assert [s for s, nats in zip(assembler.taxonomy.systems, offsets, strict=True) if np.isnan(nats)] == ["other"]

@@ -102,7 +102,7 @@ def calibrated():
     rng = np.random.default_rng(0)
     known = ((values, line.system, line.title) for line, values in (draw(rng, KNOWN) for _ in range(500)))
     table = build_table(KNOWN, TAXONOMY, count_examples(build_table(KNOWN, TAXONOMY, {}), known))
-    return Ranker(table, calibrate(implants(400, KNOWN, seed=1), table, 0.9))
+    return Ranker(table, calibrate(implants(400, KNOWN, seed=1), table, 0.9, table.values))
 
 
 def test_unseen_makers_are_told_from_known_ones():

@@ -3,7 +3,9 @@ import re
 
 import numpy as np
 import pytest
+from implant_scenes import CLASSES, LINES
 
+from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.line_table import MISTAKE, build_table, count_examples, warn_of_unlisted
 from implantdet.phantom.lines import default_lines
 from implantdet.taxonomy import SYSTEM, default_taxonomy
@@ -85,3 +87,9 @@ def test_lines_that_the_list_lacks_are_named(caplog):
 
 def test_examples_of_unknown_systems_count_for_nothing():
     assert count_examples(table(), [({}, None, None), ({}, "Acme", "Acme One")]) == {}
+
+
+def test_lines_of_a_system_that_the_taxonomy_lacks_are_refused():
+    foreign = dataclasses.replace(LINES[0], system="Acme")
+    with pytest.raises(ValueError, match="lines: found lines of Acme, expected systems of the taxonomy"):
+        PartAssembler(CLASSES, lines=(*LINES, foreign))

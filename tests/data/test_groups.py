@@ -1,6 +1,6 @@
 import pytest
 
-from implantdet.data.groups import connected_groups, equal_values
+from implantdet.data.groups import connected_groups, equal_values, patient_groups
 
 
 def test_chains_of_pairs_make_one_group():
@@ -24,3 +24,15 @@ def test_equal_values_connect_and_absent_ones_do_not():
     groups = connected_groups([1, 2, 3, 4, 5, 6], equal_values(images, "p"))
     assert groups[0] == groups[2] == groups[5]
     assert len(set(groups)) == 4
+
+
+def test_images_of_a_patient_or_a_source_are_a_group_as_far_as_they_are_known():
+    records = [
+        {"image_id": 7, "source_id": "s0", "patient_id": "A"},
+        {"image_id": 8, "source_id": "s0"},
+        {"image_id": 9, "patient_id": "A"},
+        {"image_id": 5},
+    ]
+    groups = patient_groups(records)
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+    assert patient_groups([{"id": 1, "patient_id": "A"}, {"id": 2, "patient_id": "B"}], "id") == [0, 1]

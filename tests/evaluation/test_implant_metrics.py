@@ -129,16 +129,28 @@ def test_recall_of_inferred_thirds_by_hand():
     implants = [found(0, [*complete(0, 0)[:2], near]), found(1, [*complete(1, 2)[:2], far])]
     truth = [known(0), known(1)]
     result = inferred_recall([outcome(implants, truth)])
-    assert result == {"recall": 0.5, "precision": 0.5, "num_missed": 2, "num_inferred": 2}
+    assert result == {"recall": 0.5, "precision": 0.5, "num_missed": 2, "num_inferred": 2, "num_judged": 2}
     doubted = [found(0, [*complete(0, 0)[:2], near], score=0.4), implants[1]]
     result = inferred_recall([outcome(doubted, truth)])
-    assert result == {"recall": 0.0, "precision": 0.0, "num_missed": 2, "num_inferred": 1}
+    assert result == {"recall": 0.0, "precision": 0.0, "num_missed": 2, "num_inferred": 1, "num_judged": 1}
     nothing = inferred_recall([outcome([], truth[:1])])
     assert (nothing["recall"], nothing["num_missed"], nothing["num_inferred"]) == (0.0, 3, 0)
     assert math.isnan(nothing["precision"])
     # A detection in no implant is still a detection: there was nothing to infer.
     left_over = outcome(implants[:1], truth[:1], [part(0, "apical", 9)])
     assert math.isnan(inferred_recall([left_over])["recall"])
+    assert inferred_recall([left_over])["precision"] == 1  # and it lies where that third is
+
+
+def test_what_is_inferred_on_a_third_that_nobody_annotated_is_neither_right_nor_wrong():
+    covered, shown = known(0), known(1)
+    del covered.boxes["apical"]
+    implants = [found(column, [*complete(column, 2 * column)[:2], inferred(column, "apical")]) for column in (0, 1)]
+    result = inferred_recall([outcome(implants, [covered, shown])])
+    assert result == {"recall": 1.0, "precision": 1.0, "num_missed": 1, "num_inferred": 2, "num_judged": 1}
+    # Of an implant that is not there, it is wrong.
+    result = inferred_recall([outcome(implants, [shown])])
+    assert (result["precision"], result["num_judged"]) == (0.5, 2)
 
 
 def test_frames_per_second_are_those_of_the_median_image():

@@ -11,7 +11,7 @@ def metrics(stage1):
         "stage1": stage1,
         "stage2": {"by_system": None, "any_system": COCO | {"AP": 61.5}, "fps": 3.0},
         "grouping": {"exact": 0.96, "num_implants": 25},
-        "inferred": {"recall": float("nan"), "precision": 0.375, "num_missed": 0, "num_inferred": 8},
+        "inferred": {"recall": float("nan"), "precision": 0.375, "num_missed": 0, "num_judged": 8},
         "axes": {"coronal.level": {"accuracy": 0.5, "balanced_accuracy": 0.25}},
         "systems": RANKED,
         "lines": RANKED | {"top1": 0.125},
