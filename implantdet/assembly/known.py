@@ -60,7 +60,7 @@ def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) ->
     """
     implants: dict[tuple[str, int], KnownImplant] = {}
     boxes: dict[tuple[tuple[str, int], str], list[Box]] = {}
-    for index, annotation in enumerate(record["annotations"]):
+    for index, annotation in enumerate(record.get("annotations", ())):
         meaning = classes[annotation["category_id"]]
         if meaning is None or annotation.get("iscrowd", 0):
             continue

@@ -139,7 +139,7 @@ def implants_of(dataset_dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     implants = []
     for record in dataset_dicts:
         by_id: dict[int, list[dict[str, Any]]] = {}
-        for annotation in record["annotations"]:
+        for annotation in record.get("annotations", ()):
             if "implant_id" in annotation:
                 by_id.setdefault(annotation["implant_id"], []).append(annotation)
         implants += [
@@ -199,8 +199,10 @@ def paste(target: dict[str, Any], source: dict[str, Any], keep_masks: bool) -> d
         canvas = torch.zeros(len(masks), *image.shape[1:], dtype=torch.bool)
         canvas[:, into[0], into[1]] = masks
         pasted.gt_masks = BitMasks(canvas)
-    # Without annotations, Detectron2's instances lack the field of the masks.
-    together = Instances.cat([target["instances"], pasted]) if len(target["instances"]) else pasted
+    there = target["instances"]
+    # Without annotations, Detectron2's instances lack the field of the masks; and masks may not be asked for.
+    kept = {name: value for name, value in there.get_fields().items() if pasted.has(name)}
+    together = Instances.cat([Instances(there.image_size, **kept), pasted]) if len(there) else pasted
     return target | {"image": image, "instances": together}
 
 

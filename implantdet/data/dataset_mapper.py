@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
@@ -22,6 +22,14 @@ from implantdet.taxonomy import THIRDS
 
 MIN_THIRD = 0.5  # share of the box of a third that a crop has to leave: of less, its design cannot be read
 MIN_OTHER = 0.05  # of any other box
+
+
+def _supercategories(name: str) -> Sequence[str]:
+    """Of a dataset's categories, where it has them; datasets know their classes only after they were read."""
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "thing_classes") and name in DatasetCatalog.list():
+        DatasetCatalog.get(name)
+    return metadata.get("supercategories", ())
 
 
 class RadiographMapper(DatasetMapper):
@@ -66,14 +74,25 @@ class RadiographMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Detectron2's settings with our augmentations."""
+        """Detectron2's settings with our augmentations.
+
+        Raises:
+            ValueError: the config asks for what only Detectron2's own mapper does.
+        """
+        for key, usual in (("MODEL.KEYPOINT_ON", False), ("MODEL.LOAD_PROPOSALS", False)):
+            section, name = key.split(".")
+            if cfg[section][name] != usual:
+                raise ValueError(f"{key}: found {cfg[section][name]}, expected {usual}: RadiographMapper reads none")
+        if cfg.INPUT.RANDOM_FLIP != "horizontal":
+            raise ValueError(
+                f"INPUT.RANDOM_FLIP: found {cfg.INPUT.RANDOM_FLIP!r}, expected its default: RadiographMapper flips "
+                "both ways with the probability INPUT.FLIP_PROB, which may be 0"
+            )
         settings = super().from_config(cfg, is_train)
         settings["augmentations"] = build_augmentation(cfg, is_train)
         settings["panoramic_augmentations"] = build_augmentation(cfg, is_train, panoramic_zoom(cfg))
         settings["num_channels"] = len(cfg.MODEL.PIXEL_MEAN)
-        # A dataset that was not read yet has none.
-        metadata = [MetadataCatalog.get(name) for name in cfg.DATASETS.TRAIN[:1]]
-        settings["supercategories"] = metadata[0].get("supercategories", ()) if metadata else ()
+        settings["supercategories"] = _supercategories(cfg.DATASETS.TRAIN[0]) if is_train and cfg.DATASETS.TRAIN else ()
         return settings
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,10 @@ class Checkpointer(DetectionCheckpointer):
             if path:
                 # Detectron2 (which takes options behind a question mark) asserts that it is there, and says no more.
                 local_checkpoint(path.partition("?")[0])
-            return super().load(path, checkpointables)
+            try:
+                return super().load(path, checkpointables)
+            finally:  # or Detectron2 refuses the next file, too
+                self._parsed_url_during_load = None
         checkpoint = read_checkpoint(path)
         self._log_incompatible_keys(self._load_model(checkpoint))
         return checkpoint

@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from implantdet.data.idd import read_json, write_json
-from implantdet.engine.loader import seed_everything
+from implantdet.engine.loader import kept_randomness, seed_everything
 
 
 class WeightAveraging(HookBase):
@@ -41,7 +41,7 @@ class ValidationLoss(HookBase):
     """Computes the training loss on validation data before every evaluation, as the scalar ``validation_loss``.
 
     Gradients are off, and the backbone is in inference mode (no drop path). Proposals are sampled by one seed, so that
-    values can be compared. The training itself does not notice: it seeds every iteration anew.
+    values can be compared. The training itself does not notice: its random numbers go on where they were.
 
     Args:
         period: iterations between evaluations; the last iteration is evaluated in any case.
@@ -72,7 +72,7 @@ class ValidationLoss(HookBase):
         self._model.get_submodule("backbone").eval()
         total, count = 0.0, 0
         # It takes what the model's parts would write into the storage of the training; at 0, VIS_PERIOD would draw.
-        with EventStorage(1):
+        with EventStorage(1), kept_randomness():
             for batch in self._build_loader():
                 seed_everything(0)
                 total += float(sum(self._model(batch).values())) * len(batch)
@@ -128,6 +128,8 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     def before_train(self) -> None:
         """Find those that the training has written so far."""
         super().before_train()
+        if self.max_to_keep is None:  # all of them
+            return
         found = sorted(Path(self.checkpointer.save_dir).glob(f"{self.file_prefix}_{'[0-9]' * 7}.pth"))
         written = [path for path in found if int(path.stem[-7:]) < self.trainer.start_iter]
         for path in written[: -self.max_to_keep]:

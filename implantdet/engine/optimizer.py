@@ -8,7 +8,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping, reduce_param_groups
+from timm.utils import unwrap_model
 from torch import nn
+
+from implantdet.modeling.vit import ViT
 
 # Positions and the tokens that are added to the patches: they are embeddings, not transforms.
 _EMBEDDINGS = ("pos_embed", "cls_token", "reg_token", "mask_token")
@@ -19,8 +22,22 @@ def build_adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     A ViT block learns ``SOLVER.LAYER_DECAY`` times as fast as the block above it, the patch embedding and the tokens
     once more so; everything outside the ViT, and its final norm, learns with ``SOLVER.BASE_LR``.
+
+    Args:
+        cfg: with the keys of ``add_implantdet_config``.
+        model: with its ViT in ``model.backbone``; it may be wrapped for several processes, or compiled.
+
+    Raises:
+        ValueError: the ViT is elsewhere in the model, and ``SOLVER.LAYER_DECAY`` is not 1.
     """
+    model = unwrap_model(model)
     depth = num_blocks(model)
+    elsewhere = [name for name, module in model.named_modules() if isinstance(module, ViT)]
+    if cfg.SOLVER.LAYER_DECAY != 1 and elsewhere and not depth:
+        raise ValueError(
+            f"SOLVER.LAYER_DECAY is {cfg.SOLVER.LAYER_DECAY}: found the ViT in {elsewhere[0] or 'the model itself'!r}, "
+            "expected it in 'backbone'; name it so, or set SOLVER.LAYER_DECAY 1"
+        )
 
     def lr_factor(name: str) -> float:
         # Detectron2 knows the positions but no tokens, which stand at the same place.

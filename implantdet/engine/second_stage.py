@@ -88,7 +88,8 @@ class SecondStage(HookBase):
         cfg = self._cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TEST = (test,)
-        if not all("segmentation" in annotation for record in records for annotation in record["annotations"]):
+        known = [annotation for record in records for annotation in record.get("annotations", ())]
+        if not all("segmentation" in annotation for annotation in known):
             cfg.MODEL.MASK_ON = False  # boxes would be taken for the masks that are not there
         cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / test)
         self.trainer.test_implants(cfg, self._model, self._assembler)

@@ -197,7 +197,7 @@ def complete_from_data(cfg: CfgNode) -> None:
                 f"DATASETS.TEST: '{name}' has no image; expected another set, or DATASETS.TEST '()' to train without "
                 "evaluation"
             )
-        annotations = [annotation for record in records for annotation in record["annotations"]]
+        annotations = [annotation for record in records for annotation in record.get("annotations", ())]
         with_mask = sum("segmentation" in annotation for annotation in annotations)
         num_masks += with_mask
         if with_mask < len(annotations):

@@ -72,12 +72,22 @@ class COCOEvaluator(DatasetEvaluator):
         Returns:
             On the main process, for every task its metrics in percent, Detectron2's way: classes as ``AP-<name>``.
             Elsewhere nothing.
+
+        Raises:
+            ValueError: the task ``segm`` is asked for, and annotations have no mask.
         """
         comm.synchronize()
         gathered = comm.gather(self._detections, dst=0)
         if not comm.is_main_process():
             return {}
         ground_truth = coco_ground_truth(self.dataset_name)
+        answers = [item for item in ground_truth["annotations"] if not item["iscrowd"]]
+        without = sum("segmentation" not in item for item in answers)
+        if without and "segm" in self._tasks:
+            raise ValueError(
+                f"{self.dataset_name}: {without} of {len(answers)} annotations have no mask, expected a 'segmentation' "
+                "in each for the task segm; ask for bbox alone (MODEL.MASK_ON False), or annotate masks"
+            )
         category_ids = _category_ids(self.dataset_name)
         detections = [
             {**detection, "category_id": category_ids[detection["category_id"]]}
@@ -91,7 +101,7 @@ class COCOEvaluator(DatasetEvaluator):
         summary = {
             "dataset": self.dataset_name,
             "num_images": len(ground_truth["images"]),
-            "num_annotations": sum(not item["iscrowd"] for item in ground_truth["annotations"]),
+            "num_annotations": len(answers),
             "num_detections": len(detections),
         }
         write_json(self.output_dir / "results.json", summary | without_nan(results))
@@ -105,12 +115,14 @@ def coco_ground_truth(dataset_name: str) -> dict[str, Any]:
     """
     records = DatasetCatalog.get(dataset_name)  # the metadata is there after this
     category_ids = _category_ids(dataset_name)
-    table = CategoryTable.of_dataset(dataset_name, len(category_ids))
+    names = MetadataCatalog.get(dataset_name).thing_classes
+    table = CategoryTable.of_dataset(dataset_name, len(names))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for record in records:
         images.append({"id": record["image_id"], "width": record["width"], "height": record["height"]})
-        for annotation in (*record["annotations"], *unanswered(record["annotations"], table)):
+        known = record.get("annotations", ())
+        for annotation in (*known, *unanswered(known, table)):
             box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYWH_ABS)
             converted = {
                 "id": len(annotations) + 1,
@@ -124,14 +136,15 @@ def coco_ground_truth(dataset_name: str) -> dict[str, Any]:
                 area = mask_area(segmentation, (record["width"], record["height"]))
                 converted |= {"segmentation": segmentation, "area": area}
             annotations.append(converted)
-    names = MetadataCatalog.get(dataset_name).thing_classes
     categories = [{"id": category_ids[index], "name": name} for index, name in enumerate(names)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _category_ids(dataset_name: str) -> dict[int, int]:
-    """The dataset's own category id of every class index."""
-    to_contiguous = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id
+    """The dataset's own category id of every class index; this index where it has none."""
+    metadata = MetadataCatalog.get(dataset_name)
+    own = {index: index for index in range(len(metadata.thing_classes))}
+    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id", own)
     return {contiguous: category_id for category_id, contiguous in to_contiguous.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import hotcoco
+from implantdet.evaluation.coco_metrics import matched
 
 NUM_BINS = 10
 
@@ -24,8 +24,5 @@ def detection_calibration(ground_truth: dict[str, Any], detections: Sequence[dic
     Returns:
         D-ECE in percent, 0 is best; NaN without detections.
     """
-    coco_gt = hotcoco.COCO(ground_truth)
-    evaluation = hotcoco.COCOeval(coco_gt, coco_gt.load_res(list(detections)), "bbox")
-    evaluation.evaluate()
-    calibration = evaluation.calibration(n_bins=NUM_BINS)
+    calibration = matched(ground_truth, detections).calibration(n_bins=NUM_BINS)
     return 100 * float(calibration["ece"]) if calibration["num_detections"] else float("nan")

@@ -20,7 +20,6 @@ They work in any Detectron2 project, with its own backbone and its own registere
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,6 +59,7 @@ class _PartLabels(ROIHeads):
         self.train_datasets = train_datasets
         self.append_distinct_gt = proposal_append_gt
         self.uniter = uniter
+        self._category_table: CategoryTable | None = None
         if uniter is not None:  # it sees what the predictors' own NMS would drop
             for predictor in self.modules():
                 if isinstance(predictor, FastRCNNOutputLayers):
@@ -84,12 +84,14 @@ class _PartLabels(ROIHeads):
             "uniter": Uniter.from_config(cfg),
         }
 
-    @cached_property
     def category_table(self) -> CategoryTable:
         """Axes of the categories, read when training begins: a model that only predicts needs no training set."""
-        if not self.train_datasets:
-            return CategoryTable.from_names([""] * self.num_classes, [""] * self.num_classes)
-        return CategoryTable.of_dataset(self.train_datasets[0], self.num_classes)
+        if self._category_table is None:
+            if self.train_datasets:
+                self._category_table = CategoryTable.of_dataset(self.train_datasets[0], self.num_classes)
+            else:
+                self._category_table = CategoryTable.from_names([""] * self.num_classes, [""] * self.num_classes)
+        return self._category_table
 
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         """Sample as Detectron2 does, then label each sampled proposal with all its categories."""
@@ -107,7 +109,7 @@ class _PartLabels(ROIHeads):
                 targets_per_image.gt_boxes,
                 targets_per_image.gt_classes,
                 matcher,
-                self.category_table.to(boxes.device),
+                self.category_table().to(boxes.device),
                 targets_per_image.gt_implants if targets_per_image.has("gt_implants") else None,
             )
         return proposals

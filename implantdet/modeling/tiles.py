@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from implantdet.modeling.uniting import Uniter
 
@@ -45,6 +46,8 @@ class TiledDetector(nn.Module):
     @configurable
     def __init__(self, model: nn.Module, *, size: int, overlap: int, uniter: Uniter, batch_size: int = 4) -> None:
         super().__init__()
+        if isinstance(model, DistributedDataParallel):
+            model = model.module  # processes have different numbers of tiles, and need not wait for each other
         if not 0 <= overlap < size:
             raise ValueError(
                 f"TEST.TILE_OVERLAP must be from 0 to less than TEST.TILE_SIZE; found {overlap}, and {size}"
@@ -56,6 +59,7 @@ class TiledDetector(nn.Module):
         self.overlap = overlap
         self.uniter = uniter
         self.batch_size = batch_size
+        self.train(model.training)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:

@@ -101,7 +101,8 @@ class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
         super().__init__(cfg, model, SymmetryTTA(cfg), batch_size)
         self.uniter = Uniter.from_config(cfg)
         options = {"uniter": _ALL, "batch_size": batch_size}
-        self.tiled = TiledDetector(cfg, model, **options) if cfg.TEST.TILE_SIZE else None
+        self.tiled = TiledDetector(cfg, self.model, **options) if cfg.TEST.TILE_SIZE else None
+        self.train(model.training)
 
     def _batch_inference(self, batched_inputs: list[dict[str, Any]], detected_instances: Any = None) -> list[Instances]:
         if self.tiled is None:

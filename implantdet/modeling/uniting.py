@@ -80,7 +80,9 @@ class Uniter:
             weights = [self._agreement(kept.pred_boxes[mine], version) for version in rivals]
             weight = torch.cat(weights, dim=1)
             total = weight.sum(dim=1, keepdim=True)
-            mean = weight @ torch.cat([version.pred_boxes.tensor for version in rivals]) / total
+            theirs = torch.cat([version.pred_boxes.tensor for version in rivals])
+            with torch.autocast(theirs.device.type, enabled=False):  # which would round to whole pixels
+                mean = weight.to(theirs) @ theirs / total
             boxes[mine] = torch.where(total > 0, mean, boxes[mine])  # a box without an area overlaps with nothing
             if len(versions) > 1 and self.soft_nms_sigma == 0:
                 best = [_best(weight > 0, version.scores) for weight, version in zip(weights, rivals, strict=True)]

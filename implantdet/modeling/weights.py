@@ -1,9 +1,10 @@
 """Weights for the ViT backbone: read from a file or from timm, fitted to the model, and checked before they are loaded.
 
-Two layouts are understood:
+Three layouts are understood:
 
 * ours, ``backbone.net.<timm name>``: checkpoints of pre-training and of detection;
-* bare, ``<timm name>``: timm's pretrained models, and public MAE checkpoints (arXiv:2111.06377), less the decoder.
+* bare, ``<timm name>``: timm's pretrained models, and public MAE checkpoints (arXiv:2111.06377), less the decoder;
+* the model's own, wherever it has its ViT: what it has saved itself.
 
 A Detectron2 checkpointer calls ``read_checkpoint`` in ``_load_file`` and ``fit_backbone_state`` in ``_load_model``;
 without a checkpointer, ``load_backbone_weights`` does both.
@@ -125,7 +126,7 @@ def fit_backbone_state(state: Mapping[str, Tensor], model: nn.Module, allow_part
         return dict(state)
     name, vit = found
     prefix = f"{name}." if name else ""
-    encoder, others = _split_encoder(state)
+    encoder, others = _split_encoder(state, prefix)
     if not vit.state_dict().keys() & encoder.keys():
         raise ValueError(
             f"none of these weights is one of a ViT: found keys such as {', '.join(list(state)[:4]) or 'none'}; "
@@ -136,16 +137,23 @@ def fit_backbone_state(state: Mapping[str, Tensor], model: nn.Module, allow_part
     shapes = {key: value.shape for key, value in vit.state_dict().items()}
     # load_state_dict(strict=False) forgives everything but a shape.
     encoder = {prefix + key: value for key, value in encoder.items() if value.shape == shapes.get(key, value.shape)}
-    return encoder if prefix != ENCODER_PREFIX else {**others, **encoder}
+    return {**others, **encoder}
 
 
-def _split_encoder(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The encoder's part of a state dict with timm's bare names, and the other parts of a checkpoint of ours."""
+def _split_encoder(state: Mapping[str, Tensor], own: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The encoder's part of a state dict with timm's bare names, and the other parts of the same model.
+
+    Args:
+        state: of any of the layouts.
+        own: where the ViT stands in the model that is to be loaded, ``encoder.`` or the like; empty: it is the ViT.
+    """
     state = dict(state)
     consume_prefix_in_state_dict_if_present(state, "module.")  # saved from DistributedDataParallel
-    if any(key.startswith(ENCODER_PREFIX) for key in state):
-        encoder = {key.removeprefix(ENCODER_PREFIX): state[key] for key in state if key.startswith(ENCODER_PREFIX)}
-        return encoder, {key: state[key] for key in state if not key.startswith(ENCODER_PREFIX)}
+    prefix = own if own and own + _PATCH_WEIGHT in state else ENCODER_PREFIX
+    if any(key.startswith(prefix) for key in state):
+        encoder = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+        others = {key: state[key] for key in state if not key.startswith(prefix)}
+        return encoder, others if prefix == own else {}
     if _PATCH_WEIGHT in state:
         return {key: state[key] for key in state if not key.startswith(_NOT_ENCODER)}, {}
     return {}, state

@@ -251,3 +251,9 @@ def test_a_probability_out_of_its_range_is_an_error(tiny_cfg, prob):
     cfg = tiny_cfg("INPUT.COPY_PASTE_PROB", prob, "INPUT.MASK_FORMAT", "bitmask")
     with pytest.raises(ValueError, match=rf"INPUT\.COPY_PASTE_PROB must be from 0 to 1; found {prob}"):
         add_copy_paste(cfg, None, DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
+
+
+def test_masks_that_are_not_asked_for_are_left_out():
+    there = mapped(torch.zeros(1, HEIGHT, WIDTH), [[0, 0, 4, 4]], torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool))
+    result = paste(there, implant(), keep_masks=False)["instances"]
+    assert (len(result), result.has("gt_masks"), there["instances"].has("gt_masks")) == (3, False, True)

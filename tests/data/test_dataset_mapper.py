@@ -12,6 +12,7 @@ from pycocotools import mask as mask_utils
 from implantdet.config import add_implantdet_config
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.data.problems import DataError
+from implantdet.data.register import register_idd
 
 HEIGHT, WIDTH = 48, 64
 BOXES = [[5, 8, 20, 24], [40, 30, 10, 12]]  # [x, y, w, h]
@@ -258,3 +259,17 @@ def test_an_image_of_another_size_is_an_error(record):
     record["width"] += 1
     with pytest.raises(ValueError, match="Mismatched image shape"):
         RadiographMapper(config(), True)(record)
+
+
+def test_a_mapper_that_is_built_before_the_dataset_is_read_knows_its_thirds(idd_root):
+    register_idd(idd_root, "unread")
+    mapper = RadiographMapper(config(DATASETS__TRAIN="('unread_train_fold0',)"), is_train=True)
+    assert "coronal" in mapper.supercategories
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("MODEL__KEYPOINT_ON", True), ("MODEL__LOAD_PROPOSALS", True), ("INPUT__RANDOM_FLIP", "none")]
+)
+def test_what_it_would_pass_over_is_refused(key, value):
+    with pytest.raises(ValueError, match=f"{key.replace('__', '.')}: found {value!r}, expected"):
+        RadiographMapper(config(**{key: value}), is_train=True)

@@ -175,3 +175,13 @@ def test_other_classes_start_with_a_new_predictor(tiny_cfg, tmp_path):
     torch.testing.assert_close(detector.roi_heads.box_head.fc1.weight, trained.roi_heads.box_head.fc1.weight)
     with pytest.raises(ValueError, match="does not fit the model"):
         Checkpointer(detector).load(str(tmp_path / "trained.pth"))
+
+
+def test_a_file_that_was_refused_does_not_stand_in_the_way_of_the_next(tmp_path):
+    (tmp_path / "bad.pth").write_bytes(b"nothing")
+    Checkpointer(linear(1.0), str(tmp_path)).save("good")
+    checkpointer = Checkpointer(linear())
+    with pytest.raises(ValueError, match=r"bad\.pth"):
+        checkpointer.load(str(tmp_path / "bad.pth"))
+    checkpointer.load(str(tmp_path / "good.pth"))
+    assert checkpointer.model.weight[0, 0] == 1.0

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import random
 
+import numpy as np
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -157,3 +159,24 @@ def test_printed_line_has_eta_losses_and_images_per_second(caplog, monkeypatch):
     (line,) = {record.message for record in caplog.records}  # once for every logger on its way up that is watched
     for part in ("eta: 0:00:49", "iter: 3", "total_loss: 1.25", "validation_loss: 2.5", "images_per_second: 16"):
         assert part in line
+
+
+def test_the_random_numbers_of_a_training_go_on_where_they_were():
+    hook = ValidationLoss(1, Detector(), lambda: [[{"value": 1.0}]])
+    hook.trainer = FakeTrainer()
+    draws = []
+    for evaluated in (False, True):
+        torch.manual_seed(3), np.random.seed(3), random.seed(3)
+        if evaluated:
+            hook.compute()
+        draws.append((torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()))
+    assert draws[0] == draws[1]
+
+
+def test_a_checkpointer_without_a_limit_keeps_all(tmp_path):
+    hook = PeriodicCheckpointer(Checkpointer(nn.Linear(1, 1), str(tmp_path)), 10)
+    hook.trainer = FakeTrainer()
+    hook.before_train()
+    for hook.trainer.iter in range(100):
+        hook.after_step()
+    assert len(list(tmp_path.glob("model_0*.pth"))) == 10

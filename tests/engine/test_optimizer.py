@@ -12,6 +12,7 @@ from torch import nn
 
 from implantdet.config import add_implantdet_config
 from implantdet.engine.optimizer import build_adamw, num_blocks
+from implantdet.modeling.vit import ViT
 
 LAYER_DECAY, LR = 0.5, 0.01
 
@@ -136,3 +137,19 @@ def test_warm_up_and_cosine_by_hand(cfg, warmup_iters):
     # The warm-up is a straight line from 0.001 to where the cosine takes over.
     line = [0.001 + (cosine(warmup_iters) - 0.001) * i / max(1, warmup_iters) for i in range(warmup_iters)]
     assert rates == pytest.approx(line + [cosine(i) for i in range(warmup_iters, 10)])
+
+
+def test_a_wrapped_model_learns_as_the_model_alone(cfg):
+    model = Net()
+    alone, wrapped = (settings(model, build_adamw(cfg, given)) for given in (model, nn.DataParallel(model)))
+    assert wrapped == alone
+    assert alone["backbone.net.blocks.0.weight"][0] < LR
+
+
+def test_a_vit_elsewhere_is_refused_but_without_decay(cfg):
+    model = nn.Module()
+    model.encoder = ViT(name="test_vit", img_size=64, in_chans=1)
+    with pytest.raises(ValueError, match=r"LAYER_DECAY is 0\.5: found the ViT in 'encoder', expected it in 'backbone'"):
+        build_adamw(cfg, model)
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    assert {lr for lr, _ in settings(model, build_adamw(cfg, model)).values()} == {LR}

@@ -128,3 +128,47 @@ def test_ground_truth_of_a_dataset_with_its_own_ids_and_crowds():
 
 def test_nan_becomes_null_at_any_depth():
     assert without_nan({"a": [1.0, math.nan], "b": {"c": math.nan}}) == {"a": [1.0, None], "b": {"c": None}}
+
+
+@pytest.fixture
+def foreign():
+    """A dataset as Detectron2's tutorial registers one: no ids of categories; an image without annotations."""
+    annotation = {"bbox": [5, 5, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
+    records = [
+        {"image_id": "first.png", "height": 64, "width": 64, "annotations": [annotation]},
+        {"image_id": "second.png", "height": 64, "width": 64},
+    ]
+    DatasetCatalog.register("foreign", lambda: records)
+    MetadataCatalog.get("foreign").thing_classes = ["a", "b"]
+    yield records
+    DatasetCatalog.remove("foreign")
+    MetadataCatalog.remove("foreign")
+
+
+def sees_all(record):
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record.get("annotations", ())]
+    found = Instances((64, 64), pred_boxes=Boxes(torch.tensor(boxes).reshape(-1, 4)))
+    found.scores, found.pred_classes = torch.full((len(boxes),), 0.9), torch.ones(len(boxes), dtype=torch.int64)
+    return {"instances": found}
+
+
+def test_a_dataset_as_detectron2_has_them(foreign, tmp_path):
+    evaluator = COCOEvaluator("foreign", tmp_path)
+    evaluator.process(foreign, [sees_all(record) for record in foreign])
+    assert evaluator.evaluate()["bbox"]["AP-b"] == pytest.approx(100)
+    (found,) = json.loads((tmp_path / "coco_instances_results.json").read_text(encoding="utf-8"))
+    assert (found["image_id"], found["category_id"]) == ("first.png", 1)
+
+
+def test_masks_are_not_judged_by_boxes(foreign, tmp_path):
+    evaluator = COCOEvaluator("foreign", tmp_path, ("bbox", "segm"))
+    evaluator.process(foreign, [sees_all(record) for record in foreign])
+    with pytest.raises(ValueError, match="foreign: 1 of 1 annotations have no mask, expected a 'segmentation' in each"):
+        evaluator.evaluate()
+
+
+def test_detections_on_images_of_another_dataset_are_an_error(foreign, tmp_path):
+    evaluator = COCOEvaluator("foreign", tmp_path)
+    evaluator.process([foreign[0] | {"image_id": "third.png"}], [sees_all(foreign[0])])
+    with pytest.raises(ValueError, match=r"on 1 images that the ground truth lacks, such as third\.png"):
+        evaluator.evaluate()

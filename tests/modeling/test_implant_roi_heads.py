@@ -370,3 +370,13 @@ def test_the_example_of_the_docstring_trains(project, my_dataset, tmp_path, monk
     assert all(torch.isfinite(value) for value in losses.values())
     assert ("loss_mask" in losses) == cfg.MODEL.MASK_ON
     assert type(model.roi_heads).__name__ == "ImplantROIHeads"
+
+
+def test_what_fails_in_a_dataset_function_is_told():
+    DatasetCatalog.register("broken", lambda: object().no_such_thing)
+    try:
+        heads = tiny_heads("ImplantROIHeads", "DATASETS.TRAIN", "('broken',)")
+        with pytest.raises(AttributeError, match="no_such_thing"):
+            heads.category_table()
+    finally:
+        DatasetCatalog.remove("broken")

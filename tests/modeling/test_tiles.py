@@ -4,7 +4,8 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 from scipy import ndimage
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from implantdet.config import add_implantdet_config
 from implantdet.modeling.tiles import TiledDetector, tile_starts
@@ -135,3 +136,26 @@ def test_settings_come_from_the_config_and_wrong_ones_are_errors():
     cfg.TEST.TILE_OVERLAP = 16
     with pytest.raises(ValueError, match=r"set MODEL\.MASK_ON False, or TEST\.TILE_SIZE 0"):
         TiledDetector(cfg, Bright(mask_on=True))
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_detector_stays_in_its_mode(is_training):
+    model = Bright().train(is_training)
+    assert (
+        TiledDetector(model, size=64, overlap=32, uniter=Uniter(0.3, 0.0, 0.0, 0.05, 10)).training
+        == model.training
+        == is_training
+    )
+
+
+def test_a_detector_that_is_wrapped_for_several_processes(tmp_path):
+    model = Bright()
+    model.weight = nn.Parameter(torch.zeros(()))
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        tiled = TiledDetector(
+            DistributedDataParallel(model), size=64, overlap=32, uniter=Uniter(0.3, 0.0, 0.0, 0.05, 10)
+        )
+    finally:
+        distributed.destroy_process_group()
+    assert tiled.model is model

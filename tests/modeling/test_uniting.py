@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from detections_in_a_row import detections
 from detectron2.config import get_cfg
 
@@ -91,3 +92,10 @@ def test_from_a_config():
 def test_numbers_out_of_their_range(key, value, expected):
     with pytest.raises(ValueError, match=rf"MODEL\.PART_HEAD\.{key}:? {expected}"):
         Uniter.from_config(config(f"MODEL.PART_HEAD.{key}", value))
+
+
+def test_votes_are_not_rounded_in_mixed_precision():
+    versions = [detections((900.5, 960.25, 0.9, 0), (901.25, 958.75, 0.8, 0))]
+    plain = rows(uniter()(versions))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rows(uniter()(versions)) == plain

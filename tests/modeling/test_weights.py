@@ -290,3 +290,16 @@ def test_a_file_that_is_no_checkpoint(tmp_path, content):
 def test_a_file_without_a_state_dict(tmp_path, content, found):
     with pytest.raises(ValueError, match=f"expected a state dict, or one under the key 'model'; found {found}"):
         read_checkpoint(save(tmp_path, content))
+
+
+@pytest.mark.parametrize("where", ["", "encoder"])
+def test_a_model_reads_what_it_has_saved_wherever_its_vit_is(where):
+    def build():
+        pyramid = build_pyramid(ViT(name="test_vit", img_size=64, in_chans=1), 16)
+        return nn.ModuleDict({where: pyramid}) if where else pyramid
+
+    model, other = build(), build()
+    state = fit_backbone_state(model.state_dict(), other)
+    assert state.keys() == other.state_dict().keys()
+    other.load_state_dict(state)
+    torch.testing.assert_close(other.state_dict(), model.state_dict())
