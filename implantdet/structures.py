@@ -159,7 +159,7 @@ class Implant:
         axis: coronal and apical end; None where the direction cannot be told.
         width: largest width across the axis, in pixels; None without an axis.
         mm_per_pixel: scale, where it is known; where pixels are not square, 2×2.
-        ranking: its system; None if the driver was asked for none.
+        ranking: its system; None of an implant that was made without.
     """
 
     parts: tuple[Part, ...]

@@ -61,6 +61,20 @@ def test_no_variant_of_pretraining_equals_its_config(benchmark):
     assert list(benchmark("pretraining_page").INITS) == list(variants)
 
 
+def test_the_small_pretraining_is_what_the_benchmark_measures(benchmark):
+    """But for lengths, workers and folders."""
+    module = benchmark("mim_comparison")
+    cfgs = [get_cfg(), get_cfg()]
+    for cfg, name in zip(cfgs, ("pretrain_mde_tiny", "pretrain_mde"), strict=True):
+        add_implantdet_config(cfg)
+        cfg.merge_from_file(str(REPOSITORY / f"configs/{name}.yaml"))
+    cfgs[1].merge_from_list([str(item) for item in module.PRETRAIN["tiny"]])
+    for key in ("MAX_EPOCHS", "WARMUP_EPOCHS", "EVAL_EPOCHS"):
+        cfgs[1].SOLVER[key] = cfgs[0].SOLVER[key]
+    cfgs[1].OUTPUT_DIR, cfgs[1].DATALOADER.NUM_WORKERS = cfgs[0].OUTPUT_DIR, cfgs[0].DATALOADER.NUM_WORKERS
+    assert cfgs[0] == cfgs[1]
+
+
 def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monkeypatch):
     module = benchmark("mim_comparison")
     write_idd(tmp_path / "d")

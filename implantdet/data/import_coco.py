@@ -16,6 +16,8 @@ from implantdet.data.source import FileIndex, Source, SourceImage, SourceObject,
 _LISTS = ("images", "annotations", "categories")
 _IMAGE_FIELDS = ("patient_id", "source_id", "modality", "split", "mm_per_pixel", "mm_per_pixel_matrix")
 _ANNOTATION_FIELDS = ("product_line", "axis", "visible_fraction", *MEASURES)
+# COCO-Annotator keeps whole numbers and text alone in its metadata: 0.05 comes out as 0.
+_NOT_IN_METADATA = {"mm_per_pixel_matrix", "axis", "visible_fraction", *MEASURES}
 
 
 def read_coco(src: Path) -> Source:
@@ -46,7 +48,8 @@ def _read_file(source: Source, index: FileIndex, file: PurePosixPath, content: d
     annotations = _records(source, file, content, "annotations")
     categories = _read_categories(source, file, _records(source, file, content, "categories"), annotations)
     images: dict[Any, SourceImage] = {}
-    for number, record in enumerate(_records(source, file, content, "images"), start=1):
+    records = _records(source, file, content, "images")
+    for number, record in enumerate(records, start=1):
         path, fault = _find_image(index, file, record)
         size = (record["width"], record["height"]) if {"width", "height"} <= set(record) else None
         fields = {**split_of(path), **_fields(record, _IMAGE_FIELDS)}
@@ -60,6 +63,12 @@ def _read_file(source: Source, index: FileIndex, file: PurePosixPath, content: d
             images[image_id] = image
         source.images.append(image)
     _read_annotations(source, file, annotations, images, categories)
+    lossy = {key for record in (*records, *annotations) for key in _metadata(record)} & _NOT_IN_METADATA
+    if lossy:
+        source.notes.append(
+            f"{file}: {', '.join(sorted(lossy))} in the metadata left aside: COCO-Annotator keeps no fractions "
+            "and lists; put them into the records themselves"
+        )
     isbbox = sum(bool(annotation.get("isbbox")) for annotation in annotations)
     if isbbox:
         source.notes.append(
@@ -118,10 +127,16 @@ def _records(source: Source, file: PurePosixPath, content: dict[str, Any], key: 
     return [record for record in records if isinstance(record, dict)]
 
 
+def _metadata(record: dict[str, Any]) -> dict[str, Any]:
+    """What COCO-Annotator's users have entered for an image or an annotation."""
+    metadata = record.get("metadata")
+    return {k: v for k, v in metadata.items() if v not in (None, "")} if isinstance(metadata, dict) else {}
+
+
 def _fields(record: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     """Optional fields, from the record or from what COCO-Annotator's users enter as its metadata."""
-    metadata = record.get("metadata")
-    merged = {**(metadata if isinstance(metadata, dict) else {}), **record}
+    entered = {key: value for key, value in _metadata(record).items() if key not in _NOT_IN_METADATA}
+    merged = {**entered, **record}
     fields = {key: merged[key] for key in keys if merged.get(key) not in (None, "")}
     for key in {"patient_id", "source_id"} & set(fields):
         fields[key] = str(fields[key])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import warnings
 from pathlib import Path
@@ -24,6 +25,8 @@ from implantdet.modeling.backbone import build_vit_sfp_backbone
 from implantdet.modeling.implant_roi_heads import CascadeImplantROIHeads, ImplantROIHeads
 from implantdet.modeling.masked_image_model import MaskedImageModel
 from implantdet.modeling.weights import local_checkpoint
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"  # Detectron2's name
 
@@ -81,6 +84,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if kept is not None:
         record.write_bytes(kept)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="implantdet")
+    if not needs_no_labels(cfg):  # else they are left out of the training
+        warn_of_trained_images(cfg)
     return cfg
 
 
@@ -216,3 +221,19 @@ def complete_from_data(cfg: CfgNode) -> None:
             f"MODEL.MASK_ON is True, but {' and '.join(lacking)} have no 'segmentation': "
             "set MODEL.MASK_ON False, or annotate masks"
         )
+
+
+def warn_of_trained_images(cfg: CfgNode) -> None:
+    """Log how many images of the test sets are trained on: another fold is easily changed in one key alone."""
+    files = {
+        name: {record.get("file_name") for record in DatasetCatalog.get(name)} - {None}
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    }
+    trained = set().union(*(files[name] for name in cfg.DATASETS.TRAIN))
+    for name in cfg.DATASETS.TEST:
+        if known := len(files[name] & trained):
+            logger.warning(
+                "DATASETS.TEST: %d of the %d images of '%s' are in DATASETS.TRAIN, too: what is measured there says "
+                "nothing about others. Another fold needs both keys.",
+                *(known, len(files[name]), name),
+            )

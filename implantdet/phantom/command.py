@@ -16,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make; it must not exist")
     parser.add_argument("--images", type=int, metavar="N", help="number of images (default: the preset's)")
     parser.add_argument(
-        "--patients", type=int, metavar="P", help="number of patients (default: about one per four images)"
+        "--patients",
+        type=int,
+        metavar="P",
+        help="number of patients (default: one per 4 images; of panoramics, per 2)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="the same seed gives the same bytes (default: 0)"

@@ -164,6 +164,24 @@ def test_coco_annotator_export(tmp_path):
     assert [a.get("implant_id") for a in imported["annotations"]] == [1, None, 2]
 
 
+def test_fractions_in_the_metadata_of_coco_annotator_are_left_aside(tmp_path):
+    """It stores 0.8 as 0; a scale of a record of its own is kept."""
+    src = tmp_path / "src"
+    write_image(src / "1.png", 0)
+    image = {"id": 1, "file_name": "1.png", "width": WIDTH, "height": HEIGHT, "mm_per_pixel": 0.1}
+    fields = {"visible_fraction": 0, "mm_per_pixel": 0, "product_line": "ITI BLT", "axis": ""}
+    annotation = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [10.0, 20.0, 30.0, 15.0], "metadata": fields}
+    content = {"images": [image], "annotations": [annotation], "categories": [{"id": 5, "name": "ITI"}]}
+    (src / "idd-1.json").write_text(json.dumps(content))
+    report = import_dataset(src, tmp_path / "out")
+    (note,) = report.notes
+    assert note.startswith("idd-1.json: mm_per_pixel, visible_fraction in the metadata left aside")
+    imported = load_idd(tmp_path / "out")
+    assert imported["images"][0]["mm_per_pixel"] == 0.1
+    (found,) = imported["annotations"]
+    assert (found["product_line"], "visible_fraction" in found, "mm_per_pixel" in found) == ("ITI BLT", False, False)
+
+
 def test_roboflow_coco_with_a_file_per_split(tmp_path):
     src = tmp_path / "src"
     for split in ("train", "valid"):

@@ -128,6 +128,14 @@ def test_a_test_set_of_other_classes_is_an_error(idd_root, tmp_path):
         setup(arguments(idd_root, tmp_path, "DATASETS.TEST", "('tiny_masks_test_systems',)"))
 
 
+def test_a_fold_that_is_changed_in_one_key_alone_is_told(idd_root, tmp_path, caplog):
+    options = ("DATASETS.TRAIN", "('tiny_masks_train_fold1',)")
+    setup(arguments(idd_root, tmp_path, *options, "DATASETS.TEST", "('tiny_masks_val_fold1',)"))
+    assert "in DATASETS.TRAIN" not in caplog.text
+    setup(arguments(idd_root, tmp_path, *options))  # whose test set is val_fold0
+    assert "DATASETS.TEST: 2 of the 2 images of 'tiny_masks_val_fold0' are in DATASETS.TRAIN, too" in caplog.text
+
+
 @pytest.mark.parametrize("key", ["TRAIN", "TEST"])
 def test_an_unknown_dataset_is_an_error_that_names_the_known_ones(idd_root, tmp_path, key):
     with pytest.raises(ValueError, match=rf"DATASETS\.{key}: found 'idd_test', .* registers tiny_masks_train_fold0, "):
