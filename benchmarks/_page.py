@@ -14,7 +14,8 @@ from tabulate import tabulate
 EARLIER_PHANTOM = (
     "What was measured on the phantom at commits older than b3390f9 (27 November 2026) is of the phantom as it was "
     "then: some coronal thirds with one or two turns of thread counted as having none, and implants of unseen makers "
-    "stood in the jaws of the known patients ([CHANGES](../CHANGES.md))."
+    "stood in the jaws of the known patients ([CHANGES](../CHANGES.md)). At commits older than 7a60b1e (28 November "
+    "2026) what was found of an axis that an annotated third has no value of counted as false."
 )
 
 

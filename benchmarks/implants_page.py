@@ -251,6 +251,11 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
             f"The columns {' and '.join(older)} were measured with an earlier assembly: its sets were calibrated for "
             "all systems together, it weighed scores otherwise, and inferred thirds of implants of any score counted."
         )
+    if any("num_judged" not in results["inferred"] for runs in parts.values() for results in runs.values()):
+        paragraphs.append(
+            "At commits older than 7a60b1e, inferred thirds that nobody could judge, as their third is not annotated, "
+            "counted as wrong, and sets and `unknown` were calibrated by implants, though those of a patient are alike."
+        )
     systems, lines = (parts["best"]["0"][kind] for kind in ("systems", "lines"))
     if systems["coverage"] > systems["top1"] > 0.9:  # no set of one can hold the truth less often
         paragraphs.append(
