@@ -7,11 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import median_abs_deviation
 from sklearn.linear_model import LogisticRegression
-from torchvision.ops import box_iou
 
 from implantdet.assembly.gather import Detections, Meaning
 from implantdet.assembly.geometry import Array, iou, union
@@ -36,9 +34,9 @@ def match(found: Sequence[Box], truth: Sequence[Box], min_iou: float = MATCH_IOU
     """Pairs (found, truth), each at most once, with the largest total overlap among pairs of at least ``min_iou``."""
     if not found or not truth:
         return []
-    iou = box_iou(torch.tensor(found, dtype=torch.float64), torch.tensor(truth, dtype=torch.float64)).numpy()
-    iou = np.where(iou >= min_iou, iou, 0)
-    return [(int(i), int(j)) for i, j in zip(*linear_sum_assignment(-iou), strict=True) if iou[i, j] > 0]
+    overlap = iou(np.array(found, float)[:, None], np.array(truth, float)[None])
+    overlap = np.where(overlap >= min_iou, overlap, 0)
+    return [(int(i), int(j)) for i, j in zip(*linear_sum_assignment(-overlap), strict=True) if overlap[i, j] > 0]
 
 
 def score_quantiles(
@@ -63,12 +61,12 @@ def score_quantiles(
             best.append(max(float(detections.scores.max()), MIN_BEST))
         for index, meaning in enumerate(classes):
             mine = detections.classes == index
-            if meaning is None or meaning.slot == SYSTEM or not mine.any():
+            if meaning is None or not mine.any():
                 continue
             truth = [i.boxes[meaning.slot] for i in known if i.values.get(meaning.axis) == meaning.value]
             if truth:
-                overlap = box_iou(torch.from_numpy(detections.boxes[mine]), torch.tensor(truth, dtype=torch.float64))
-                hits = np.where(overlap.numpy() >= MATCH_IOU, detections.scores[mine][:, None], 0).max(axis=0)
+                overlap = iou(detections.boxes[mine][:, None], np.array(truth)[None])
+                hits = np.where(overlap >= MATCH_IOU, detections.scores[mine][:, None], 0).max(axis=0)
                 scores[index] += hits[hits > 0].tolist()
     thresholds = [float(np.quantile(s, quantile)) if len(s) >= EXAMPLES else default for s in scores]
     return np.array(thresholds), float(np.median(best)) if best else 1.0

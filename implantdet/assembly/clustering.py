@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
 
 from implantdet.assembly.candidates import WHOLE, Parts
-from implantdet.assembly.geometry import Array, Indices, centres, intersection_area, sizes
+from implantdet.assembly.geometry import Array, Indices, centres, intersection_area, sizes, union
 from implantdet.structures import SLOTS
 
 MAX_ITER = 300  # the paper's
@@ -39,9 +39,7 @@ def k_means_paper(parts: Parts, merge_distance: float, merge_overlap: float) -> 
         return _members(parts, thirds, thirds)
     boxes = parts.boxes[thirds]
     labels = _cluster(boxes, len(boxes))
-    clusters = np.array(
-        [np.r_[boxes[labels == k, :2].min(axis=0), boxes[labels == k, 2:].max(axis=0)] for k in range(labels.max() + 1)]
-    )
+    clusters = np.array([union(boxes[labels == k]) for k in range(labels.max() + 1)])
     a, b = clusters[:, None], clusters[None]
     gap = np.maximum(np.maximum(a[..., :2], b[..., :2]) - np.minimum(a[..., 2:], b[..., 2:]), 0)
     near = np.hypot(gap[..., 0], gap[..., 1]) <= merge_distance * sizes(boxes).max(axis=1).mean()
@@ -77,8 +75,7 @@ def _members(parts: Parts, thirds: Indices, labels: Indices) -> Indices:
     wholes = np.flatnonzero(parts.slots == WHOLE)
     free = np.ones(len(wholes), bool)
     for row in members:
-        mine = parts.boxes[row[row >= 0]]
-        box = np.r_[mine[:, :2].min(axis=0), mine[:, 2:].max(axis=0)]
+        box = union(parts.boxes[row[row >= 0]])
         share = intersection_area(box, parts.boxes[wholes]) / np.prod(sizes(parts.boxes[wholes]), axis=1)
         share = np.where(free, share, 0)
         if share.size and share.max() > 0:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from implantdet.assembly.completion import EXAMPLES, ThirdRegression, fit_regressions
-from implantdet.assembly.geometry import Array, angle_to_axis, mean_axis, oriented_size, sizes
+from implantdet.assembly.geometry import Array, angle_to_axis, mean_axis, oriented_size, sizes, union
 from implantdet.assembly.known import KnownImplant
 from implantdet.assembly.likelihood import (
     PAIRS,
@@ -110,6 +110,6 @@ def _fit_wholes(triples: Array, wholes: Array) -> StudentT:
     samples = []
     for pattern in PATTERNS:
         thirds = triples[:, pattern]
-        box = np.concatenate([thirds[..., :2].min(axis=1), thirds[..., 2:].max(axis=1)], axis=1)
+        box = union(thirds)
         samples.append(whole_features(box, wholes))
     return StudentT.fit(samples, MIN_WHOLE_STD)

@@ -62,8 +62,8 @@ def enclosing_size(length: Array, width: Array, direction: Array) -> Array:
 
 
 def union(boxes: Array) -> Array:
-    """[4] the box round [N, 4] boxes."""
-    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+    """[..., 4] the box round [..., N, 4] boxes."""
+    return np.concatenate([boxes[..., :2].min(axis=-2), boxes[..., 2:].max(axis=-2)], axis=-1)
 
 
 def intersection_area(a: Array, b: Array) -> Array:

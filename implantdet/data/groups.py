@@ -24,15 +24,10 @@ def connected_groups(image_ids: Sequence[int], pairs: Iterable[Pair]) -> list[in
     return connected_components(graph, directed=False)[1].tolist()
 
 
-def patient_groups(images: Sequence[dict[str, Any]], key: str = "image_id") -> list[int]:
-    """Group number of each image: those of one ``patient_id`` or ``source_id``, as far as they are known, share it.
-
-    Args:
-        images: dataset dicts, or image records of COCO content.
-        key: of their id.
-    """
-    named = [{**image, "id": image[key]} for image in images]
-    pairs = [pair for same in ("patient_id", "source_id") for pair in equal_values(named, same)]
+def patient_groups(dataset_dicts: Sequence[dict[str, Any]]) -> list[int]:
+    """Group number of each image: those of one ``patient_id`` or ``source_id``, as far as they are known, share it."""
+    named = [{**record, "id": record["image_id"]} for record in dataset_dicts]
+    pairs = [pair for key in ("patient_id", "source_id") for pair in equal_values(named, key)]
     return connected_groups([image["id"] for image in named], pairs)
 
 

@@ -58,9 +58,7 @@ class StepTrainer(SimpleTrainer):
             logging.getLogger(__name__).warning(
                 "SOLVER.AMP.ENABLED: this CPU has no instructions for bfloat16, float32 is faster; set it to False"
             )
-        # torch < 2.3 has it only there.
-        grad_scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler
-        self.grad_scaler = grad_scaler(enabled=amp and self.dtype == torch.float16)
+        self.grad_scaler = torch.amp.GradScaler(enabled=amp and self.dtype == torch.float16)
 
     def run_step(self) -> None:
         """Train on one batch."""

@@ -9,14 +9,13 @@ from torch import Tensor
 MOST = 5000  # detections of a category; those of many versions of an image, at a low threshold, would fill the memory
 
 
-def soft_nms(instances: Instances, sigma: float, score_thresh: float, topk: int) -> Instances:
+def soft_nms(instances: Instances, sigma: float, score_thresh: float) -> Instances:
     """Lower the score of each detection by its overlap with better ones of its category; the Gaussian form.
 
     Args:
         instances: detections of one image with ``pred_boxes``, ``scores`` and ``pred_classes``.
         sigma: width of the Gaussian, > 0; a score is multiplied by exp(−IoU² / sigma).
-        score_thresh: what falls to this score or below is dropped.
-        topk: number of detections to keep; < 0 keeps all. Of a category, the best ``MOST`` are looked at.
+        score_thresh: what falls to this score or below is dropped. Of a category, the best ``MOST`` are looked at.
 
     Returns:
         Detections with their new scores, best first.
@@ -30,7 +29,7 @@ def soft_nms(instances: Instances, sigma: float, score_thresh: float, topk: int)
         same = same[:MOST]
         scores[same] = _decayed(instances.pred_boxes[same], scores[same], sigma, score_thresh)
     order = scores.argsort(descending=True, stable=True)
-    kept = order[scores[order] > score_thresh][: topk if topk >= 0 else None]
+    kept = order[scores[order] > score_thresh]
     result = instances[kept]
     result.scores = scores[kept]
     return result

@@ -62,7 +62,7 @@ class Uniter:
         """
         candidates = Instances.cat(versions)
         if self.soft_nms_sigma > 0:
-            kept = soft_nms(candidates, self.soft_nms_sigma, self.score_thresh, -1)
+            kept = soft_nms(candidates, self.soft_nms_sigma, self.score_thresh)
         else:
             boxes, scores = candidates.pred_boxes.tensor, candidates.scores
             kept = candidates[batched_nms(boxes, scores, candidates.pred_classes, self.nms_thresh)]

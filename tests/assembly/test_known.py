@@ -74,3 +74,19 @@ def test_readings_of_an_ordinary_part():
     known = known_implants(record(without), MEANINGS)
     assert readings_per_part(known).tolist() == [2.5, 2, 4, 1]
     assert readings_per_part([]).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_cut"),
+    [
+        ((250, 100), (299.5, 140), True),
+        ((50, 160), (90, 199.5), True),
+        ((250, 20), (290, 60), False),
+        ((20, 160), (60, 190), False),
+    ],
+)
+def test_the_frame_has_four_sides(low, high, is_cut):
+    one = annotation(1, "middle.body.straight", np.array([low, high]))
+    record = {"width": 300, "height": 200, "annotations": [one]}
+    (known,) = known_implants(record, meanings(CLASSES, default_taxonomy()))
+    assert known.cut == ({"middle"} if is_cut else set())

@@ -244,3 +244,10 @@ def test_readings_of_parts_have_rivals():
     assert readings_of([torn], None) == {"middle.body": {"straight": 0.9, "tapered": 0.6}}
     whole = Part("system", box, 0.8, (Reading("system", "ITI", 0.8, 1),))
     assert readings_of([], whole) == {"system": {"ITI": 0.8}}
+
+
+def test_evidence_comes_heaviest_first():
+    table = replace(TOY, likelihood=TOY.likelihood | {"middle.thread": np.array([[0.6, 0.4], [0.4, 0.6]])})
+    ranking = rank(Ranker(table), {"middle.thread": {"square": 1.0}, "middle.body": {"tapered": 1.0}})
+    for candidate in ranking.systems:  # also where the heaviest speaks against it
+        assert [evidence.axis for evidence in candidate.evidence] == ["middle.body", "middle.thread"]

@@ -7,6 +7,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
+from implantdet.assembly import ranking_calibration
 from implantdet.assembly.line_table import build_table
 from implantdet.assembly.ranking import UNREPORTED, Calibration, Quantiles, Ranker
 from implantdet.assembly.ranking_calibration import (
@@ -280,3 +281,17 @@ def test_unseen_systems_fit_worse():
     ]
     assert flagged[0] < 0.1
     assert flagged[1] > 2 * flagged[0]
+
+
+def test_a_patient_is_judged_by_what_others_taught(monkeypatch):
+    """First all ten teach, then five times those that are not judged."""
+    found = [sample._replace(group=str(k // 4)) for k, sample in enumerate(samples(40, 0.2))]
+    taught, teach = [], ranking_calibration._teach
+
+    def spy(samples, *rest):
+        taught.append({sample.group for sample in samples})
+        return teach(samples, *rest)
+
+    monkeypatch.setattr(ranking_calibration, "_teach", spy)
+    calibrate(found, TABLE, 0.9, TABLE.values)
+    assert [len(groups) for groups in taught] == [10, 8, 8, 8, 8, 8]

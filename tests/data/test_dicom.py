@@ -1,10 +1,12 @@
 """Against levels written by hand, DICOM's own formulas, and the test files that come with pydicom."""
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from foreign import HEIGHT, WIDTH, coco_content
 from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
@@ -292,4 +294,17 @@ def test_an_import_takes_scale_and_modality_from_the_header(tmp_path, spacing, t
     import_dataset(tmp_path / "src", tmp_path / "out")
     (image,) = load_idd(tmp_path / "out")["images"]
     assert (image["width"], image["height"], image["modality"]) == (60, 40, "panoramic")
+    assert {key: image[key] for key in image if key.startswith("mm_per_pixel")} == told
+
+
+@pytest.mark.parametrize("told", [{"mm_per_pixel": 0.2}, {"mm_per_pixel_matrix": [[0.2, 0.0], [0.0, 0.3]]}])
+def test_what_a_record_says_goes_before_the_header(tmp_path, told):
+    write(tmp_path / "src" / "a.dcm", np.zeros((HEIGHT, WIDTH), np.uint16), PixelSpacing=[0.1, 0.1], Modality="PX")
+    content = coco_content()
+    content["images"] = [content["images"][0] | told | {"file_name": "a.dcm", "modality": "periapical"}]
+    content["annotations"] = content["annotations"][:2]
+    (tmp_path / "src" / "_annotations.coco.json").write_text(json.dumps(content))
+    import_dataset(tmp_path / "src", tmp_path / "out")
+    (image,) = load_idd(tmp_path / "out")["images"]
+    assert image["modality"] == "periapical"
     assert {key: image[key] for key in image if key.startswith("mm_per_pixel")} == told

@@ -35,4 +35,3 @@ def test_images_of_a_patient_or_a_source_are_a_group_as_far_as_they_are_known():
     ]
     groups = patient_groups(records)
     assert groups[0] == groups[1] == groups[2] != groups[3]
-    assert patient_groups([{"id": 1, "patient_id": "A"}, {"id": 2, "patient_id": "B"}], "id") == [0, 1]

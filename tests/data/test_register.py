@@ -164,3 +164,20 @@ def test_run_lengths_come_out_as_detectron2_decodes_them(root, name):
 def test_parts_that_do_not_exist(part):
     with pytest.raises(DataError, match=rf"part '{part}': expected test, val_fold0 to val_fold3, or train_fold0"):
         image_ids({"test": [1], "folds": [[2], [3], [4], [5]]}, part)
+
+
+def test_what_the_second_stage_reads_is_carried(tmp_path, name):
+    root = write_dataset(tmp_path / "idd")
+    told = {"product_line": "ITI BLT", "axis": [[5.0, 5.0], [5.0, 20.0]], "visible_fraction": 0.8}
+
+    def change(content):
+        content["images"][0] |= {"source_id": "s", "mm_per_pixel": 0.1}
+        del content["images"][0]["mm_per_pixel_matrix"]
+        content["annotations"][0] |= told
+
+    edit_json(root / "annotations.json", change)
+    register_idd(root, name)
+    record = next(record for record in DatasetCatalog.get(f"{name}_test") if record["image_id"] == 10)
+    assert (record["source_id"], record["mm_per_pixel"]) == ("s", 0.1)
+    assert {key: record["annotations"][0][key] for key in told} == told
+    assert not told.keys() & record["annotations"][1].keys()

@@ -135,3 +135,19 @@ def test_the_next_image_stands_in_for_one_that_cannot_be_used(cfg):
         assert draws == whole_draws  # the position decides
     with pytest.raises(ValueError, match="none of the 7 images can be used"):
         SeededDataset(RECORDS, lambda record: None, 0)[0, 0]
+
+
+RARE = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "DATALOADER.REPEAT_THRESHOLD", "1.0")
+
+
+def test_repeated_images_come_in_the_order_of_the_seed(tiny_cfg):
+    streams = [build_stream(tiny_cfg("SOLVER.IMS_PER_BATCH", "4", *RARE), RECORDS, draw, s, start=0) for s in (0, 1)]
+    ids = [[image_id for image_id, _ in take(stream, 6)] for stream in streams]
+    assert ids[0] != ids[1]
+
+
+def test_repeats_are_as_many_as_the_config_says(tiny_cfg):
+    """One image of seven has the rare category, and counts seven times; the others, 7/6 times each."""
+    cfg = tiny_cfg("SOLVER.IMS_PER_BATCH", "4", *RARE, "DATALOADER.REPEAT_SQRT", "False")
+    items = take(build_stream(cfg, RECORDS, draw, seed=0, start=0), 100)
+    assert sum(image_id == 0 for image_id, _ in items) / len(items) == pytest.approx(0.5, abs=0.06)

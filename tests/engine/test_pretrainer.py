@@ -11,6 +11,7 @@ from detectron2.config import get_cfg
 from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
 from implantdet.engine.checkpoint import Checkpointer
+from implantdet.engine.collapse_guard import CollapseGuard
 from implantdet.engine.pretrainer import Pretrainer, trainer_class
 from implantdet.engine.trainer import Trainer
 from implantdet.modeling.weights import load_backbone_weights
@@ -161,3 +162,11 @@ def test_pixels_need_no_guard(mim_cfg, untrained):
 def test_guard_needs_two_images(mim_cfg, untrained):
     with pytest.raises(ValueError, match=r"compares images, and found 1; expected MODEL.MIM.GUARD_IMAGES >= 2"):
         untrained(mim_cfg("MODEL.MIM.GUARD_IMAGES", "1", "DATASETS.TEST", "()")).train()
+
+
+def test_the_guard_is_as_the_config_says(mim_cfg, untrained):
+    trainer = untrained(
+        mim_cfg("MODEL.MIM.GUARD_PERIOD", "7", "MODEL.MIM.GUARD_FRACTION", "0.3", "DATASETS.TEST", "()")
+    )
+    (guard,) = (hook for hook in trainer._hooks if isinstance(hook, CollapseGuard))
+    assert (guard._period, guard._min_fraction) == (7, 0.3)

@@ -11,6 +11,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from implantdet.data.idd import load_idd, write_json
 from implantdet.data.images import read_radiograph
 from implantdet.engine.trainer import Trainer, build_validation_loader
 
@@ -176,6 +177,7 @@ def test_mixed_precision_trains_on_the_cpu(tiny_cfg, checkpointing):
     options = ("SOLVER.AMP.ENABLED", "True", "DATASETS.TEST", "()", "MODEL.VIT.CHECKPOINTING", checkpointing)
     cfg = tiny_cfg(*options, *TWO_EPOCHS)
     trainer = train(cfg)
+    assert trainer._trainer.amp
     assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
     assert last_metrics(cfg)["total_loss"] > 0
 
@@ -294,3 +296,19 @@ def test_evaluating_nothing_is_an_error(tiny_cfg, resume):
         Trainer.evaluate(tiny_cfg("MODEL.WEIGHTS", "nope/model_final.pth"))
     with pytest.raises(ValueError, match=r"nothing to evaluate: give MODEL\.WEIGHTS"):
         Trainer.evaluate(tiny_cfg(), resume=resume)
+
+
+def test_settings_reach_their_parts(tiny_cfg, untrained):
+    options = ("SOLVER.EMA_DECAY", "0.75", "SOLVER.AMP.ENABLED", "True", "SOLVER.ACCUMULATION_STEPS", "2")
+    trainer = untrained(tiny_cfg(*options, "MODEL.VIT.ALLOW_PARTIAL_WEIGHTS", "True", "DATASETS.TEST", "()"))
+    assert (trainer.ema.decay, trainer.ema.use_warmup) == (0.75, True)
+    assert (trainer._trainer.amp, trainer._trainer.accumulation_steps) == (True, 2)
+    assert trainer.checkpointer.allow_partial
+
+
+def test_radiographs_without_implants_are_trained_on(tiny_cfg, tmp_path):
+    root = write_idd(tmp_path / "bare")
+    content = load_idd(root)
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] != 3]
+    write_json(root / "annotations.json", content)
+    assert 3 in {record["image_id"] for record in Trainer.build_dataset_dicts(tiny_cfg(root=root))}

@@ -185,3 +185,15 @@ def test_evaluator_without_enough_boxes_says_nothing(dataset, tmp_path, caplog):
     evaluator.reset()
     assert evaluator.evaluate() == {}
     assert "features are not probed" in caplog.text
+
+
+def test_boxes_of_a_patient_are_one_group(dataset, tmp_path):
+    name, records = dataset
+    for number, record in enumerate(records):
+        record["patient_id"] = f"p{number // 2}"
+    evaluator = FeatureEvaluator(name, tmp_path)
+    evaluator.reset()
+    for record in records:
+        image = {key: record[key] for key in ("image_id", "height", "width")} | {"image": torch.zeros(1, 100, 200)}
+        evaluator.process([image], [{"features": torch.zeros(8, 7, 13)}])
+    assert len({sample.group for sample in evaluator._samples}) == len(records) / 2

@@ -238,3 +238,22 @@ def test_the_focal_loss_of_a_config_by_hand():
     cfg.MODEL.PART_HEAD.FOCAL_ALPHA = -0.5  # no balance
     elementwise = PartPredictor(cfg, ShapeSpec(channels=CHANNELS)).elementwise
     torch.testing.assert_close(elementwise(torch.zeros(1), torch.ones(1)), torch.tensor([math.log(2) / 8]))
+
+
+def test_losses_are_weighted():
+    features, proposals = torch.randn(3, CHANNELS), single_label_proposals([0, 1, 4])
+    plain, heavy = predictor(), predictor(loss_weight={"loss_box_reg": 10.0, "loss_cls": 0.5})
+    heavy.load_state_dict(plain.state_dict())
+    one, other = (losses_of(each, features, [proposals]) for each in (plain, heavy))
+    torch.testing.assert_close(other["loss_box_reg"], 10 * one["loss_box_reg"])
+    torch.testing.assert_close(other["loss_cls"], 0.5 * one["loss_cls"])
+
+
+def test_class_weights_of_the_config_reach_the_loss():
+    cfg = get_cfg()
+    add_implantdet_config(cfg)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = 2, True
+    cfg.MODEL.PART_HEAD.CLASS_WEIGHTING, cfg.MODEL.PART_HEAD.CLASS_WEIGHTS = "given", [1.0, 3.0]
+    cfg.MODEL.PART_HEAD.EFFECTIVE_NUMBER_BETA = 0.5
+    assert PartPredictor.from_config(cfg, ShapeSpec(channels=4))["effective_number_beta"] == 0.5
+    assert PartPredictor(cfg, ShapeSpec(channels=4)).get_class_weights().tolist() == [1.0, 3.0]

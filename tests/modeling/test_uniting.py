@@ -53,13 +53,13 @@ def test_scores_are_means_over_the_versions():
 def test_without_voting_soft_nms_is_all():
     candidates = detections((0, 10, 0.9, 0), (0, 8, 0.8, 0), (50, 60, 0.3, 1))
     found = uniter(soft_nms_sigma=0.5, voting_iou=0.0, topk=2)([candidates])
-    assert rows(found) == rows(soft_nms(candidates, 0.5, 0.05, 2))
+    assert rows(found) == rows(soft_nms(candidates, 0.5, 0.05)[:2])
 
 
 def test_soft_nms_decides_on_scores_and_votes_on_boxes():
     candidates = detections((0, 10, 0.9, 0), (0, 8, 0.8, 0))
     found = uniter(soft_nms_sigma=0.5)([candidates])
-    assert found.scores.tolist() == soft_nms(candidates, 0.5, 0.05, -1).scores.tolist()
+    assert found.scores.tolist() == soft_nms(candidates, 0.5, 0.05).scores.tolist()
     assert rows(found)[0][1] == pytest.approx((0.9 * 10 + 0.64 * 8) / 1.54)
 
 
