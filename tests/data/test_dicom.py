@@ -299,6 +299,7 @@ def test_an_import_takes_scale_and_modality_from_the_header(tmp_path, spacing, t
 
 @pytest.mark.parametrize("told", [{"mm_per_pixel": 0.2}, {"mm_per_pixel_matrix": [[0.2, 0.0], [0.0, 0.3]]}])
 def test_what_a_record_says_goes_before_the_header(tmp_path, told):
+    (tmp_path / "src").mkdir()
     write(tmp_path / "src" / "a.dcm", np.zeros((HEIGHT, WIDTH), np.uint16), PixelSpacing=[0.1, 0.1], Modality="PX")
     content = coco_content()
     content["images"] = [content["images"][0] | told | {"file_name": "a.dcm", "modality": "periapical"}]
