@@ -53,6 +53,10 @@ def test_an_implant_without_a_system_may_be_of_each():
         assert BoxMode.convert(crowd["bbox"], crowd["bbox_mode"], BoxMode.XYWH_ABS) == [10, 0, 20, 40]
 
 
+def test_parts_that_nobody_has_joined_are_no_implant_to_name():
+    assert unanswered([annotation(BONE, CORONAL, None), annotation(NONE, CORONAL, None)], TABLE) == []
+
+
 def test_crowds_and_images_without_annotations_ask_nothing():
     assert unanswered([], TABLE) == []
     assert unanswered([annotation(BONE, CORONAL, iscrowd=1)], TABLE) == []
