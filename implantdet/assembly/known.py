@@ -13,10 +13,9 @@ from detectron2.structures import BoxMode
 from implantdet.assembly.gather import Meaning
 from implantdet.assembly.geometry import Array, union
 from implantdet.assembly.likelihood import directions
+from implantdet.data.frame import touches_frame
 from implantdet.structures import SLOTS, Box, Scale
 from implantdet.taxonomy import SYSTEM, THIRDS
-
-EDGE = 1.0  # pixels; a box that comes this close to the frame may be cut
 
 
 @dataclass
@@ -79,7 +78,7 @@ def known_implants(record: dict[str, Any], classes: Sequence[Meaning | None]) ->
         else:
             implant.values[meaning.axis] = meaning.value
         boxes.setdefault((key, meaning.slot), []).append((x0, y0, x1, y1))
-        if min(x0, y0) < EDGE or x1 > record["width"] - EDGE or y1 > record["height"] - EDGE:
+        if touches_frame(annotation, record):
             implant.cut.add(meaning.slot)
     for (key, slot), same in boxes.items():
         if len(set(same)) > 1:

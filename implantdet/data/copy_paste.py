@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.samplers import RepeatFactorTrainingSampler
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, pairwise_iou
+from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
 
 from implantdet.data.dataset_mapper import RadiographMapper
+from implantdet.data.frame import touches_frame
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 _TRIES = 20  # random places for an implant; it is left out if each of them covers an annotation
@@ -146,14 +147,9 @@ def implants_of(dataset_dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
             record | {"annotations": annotations}
             for annotations in by_id.values()
             if all("segmentation" in annotation for annotation in annotations)
-            and not any(_touches_frame(annotation, record) for annotation in annotations)
+            and not any(touches_frame(annotation, record) for annotation in annotations)
         ]
     return implants
-
-
-def _touches_frame(annotation: dict[str, Any], record: dict[str, Any]) -> bool:
-    x0, y0, x1, y1 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    return min(x0, y0) < 1 or x1 > record["width"] - 1 or y1 > record["height"] - 1
 
 
 def paste(target: dict[str, Any], source: dict[str, Any], keep_masks: bool) -> dict[str, Any]:

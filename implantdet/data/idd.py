@@ -7,13 +7,13 @@ Boxes are ``[x, y, w, h]`` in pixels, with (0, 0) at the top left corner of the 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from implantdet.data.checks import annotation_fault, escapes, image_fault
 from implantdet.data.problems import DataError, Problem
+from implantdet.files import written_whole
 
 ANNOTATIONS, IMAGES, FOLDS = "annotations.json", "images", "folds.json"
 NUM_FOLDS = 4
@@ -29,15 +29,12 @@ def write_json(path: Path, content: object) -> None:
     Raises:
         DataError: a text has half a character in it, which JSON can spell (``\\ud83d``) and UTF-8 cannot.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     except UnicodeEncodeError as error:
         around = error.object[max(0, error.start - 20) : error.end + 20]
         raise DataError(f"{path}: a text has half a character in it, near {around!r}; mend it") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from implantdet.files import written_whole
 from implantdet.taxonomy import COLOURS
 
 _COCO_SIZES = (32, 96)  # sides in pixels that part small, medium and large in COCO's AP by size
@@ -106,12 +106,8 @@ def plot_stats(content: dict[str, Any], stats: dict[str, Any], path: Path) -> No
     _plot_sizes(axes[1, 1], sides)
     for panel in axes.flat:
         panel.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _colours(classes: list[dict[str, Any]]) -> list[str]:

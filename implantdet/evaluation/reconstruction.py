@@ -22,6 +22,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from implantdet.data.idd import write_json
+from implantdet.files import written_whole
 from implantdet.modeling.masked_image_model import restore
 from implantdet.modeling.mim_targets import standardize, unpatchify
 
@@ -173,6 +174,5 @@ def save_figure(path: Path, columns: Mapping[str, Sequence[np.ndarray]]) -> None
             axes[row, col].imshow(image, cmap="gray", vmin=0, vmax=255)
     for axis in axes.flat:
         axis.set_axis_off()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from implantdet.files import written_whole
 from implantdet.taxonomy import COLOURS, THIRDS
 
 HEIGHT = 720  # of a panel, in pixels; smaller images are enlarged to it
@@ -175,9 +176,8 @@ def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG, under a temporary name until it is whole."""
-    temporary = path.with_name(f".{path.name}")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def _coincident(detections: Sequence[Detection]) -> list[list[Detection]]:
