@@ -18,6 +18,7 @@ from implantdet.assembly.assembler import METHODS, PartAssembler
 from implantdet.config import add_implantdet_config
 from implantdet.taxonomy import THIRDS
 
+PARTS = [name for name in CLASSES if "." in name]  # the first of the classes
 SEEDS = st.integers(0, 2**32 - 1)
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -255,6 +256,25 @@ def test_a_part_that_nothing_explains_is_named():
     assembly = fitted().explain(type(found).cat([found, false]))
     assert len(assembly.implants) == 1
     assert [part.third for part in assembly.unexplained] == ["apical"]
+
+
+@pytest.mark.parametrize(
+    "seen, score",
+    [(("coronal",), 0.9), (("middle",), 0.9), (("apical",), 0.9), (("coronal", "middle"), 0.35), (THIRDS[1:], 0.35)],
+)
+def test_weak_thirds_stay_with_their_whole_implant(seen, score):
+    """They say what it is, though they are too weak to be an implant of their own where whole ones are found."""
+    record = {"width": 400, "height": 400, "annotations": implant(0, (200, 200), 0, 120)}
+    away = {"width": 400, "height": 400, "annotations": implant(1, (80, 200), 0, 120)}
+
+    def keep(annotation):
+        return not is_part(annotation) or CLASSES[annotation["category_id"]].startswith(tuple(seen))
+
+    found = detections(record, keep, score)
+    assert groups(fitted().assemble(found), record, keep) == truth(record, keep)
+    thirds = type(found).cat([detections(away, lambda a: not is_part(a)), found[found.pred_classes < len(PARTS)]])
+    (other,) = fitted().assemble(thirds)
+    assert not other.observed
 
 
 def test_nothing_is_assembled_before_fit():

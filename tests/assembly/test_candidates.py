@@ -21,7 +21,8 @@ ASPECTS = np.ones(3)
 
 
 def parts(boxes, slots, alone=12.0):
-    return Parts(np.array(boxes, float).reshape(-1, 4), np.array(slots, np.intp), np.full(len(slots), alone))
+    shape = np.array(boxes, float).reshape(-1, 4), np.array(slots, np.intp)
+    return Parts(*shape, np.broadcast_to(np.array(alone, float), len(slots)))
 
 
 def column(x, y=0.0):
@@ -69,6 +70,24 @@ def test_whole_implants_attract_their_thirds():
     assert found[0, 1, 2, 3] < found[0, 1, 2, -1]
     assert (0, 1, 2, 4) not in found
     assert found[-1, -1, -1, 4] == found[-1, -1, -1, 3] == NEW  # too small, perhaps, for its thirds to be seen
+
+
+@pytest.mark.parametrize("seen", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)], ids=str)
+def test_thirds_that_are_too_weak_for_an_implant_of_their_own_may_belong_to_a_whole_one(seen):
+    boxes = [*(column(0)[k] for k in seen), [0, 0, 30, 90]]
+    row = [seen.index(k) if k in seen else -1 for k in range(3)]
+    loose, rooted = (*row, -1), (*row, len(seen))
+
+    def found(alone):
+        return enumerated(parts(boxes, [*seen, WHOLE], [*[alone] * len(seen), 9.0]), np.full(4, 3.0))
+
+    costs = found(50.0)
+    # Together, against the whole implant with its thirds beside it; and the thirds, against nothing.
+    together, by_themselves = (costs[rooted] - NEW) / len(seen), costs[loose] / len(seen)
+    assert together + 1e-3 < by_themselves
+    assert {rooted, loose} & set(found(together - 1e-3)) == set()
+    assert {rooted, loose} & set(found(together + 1e-3)) == {rooted}
+    assert {rooted, loose} <= set(found(by_themselves + 1e-3))
 
 
 def test_the_number_of_candidates_is_bounded():
