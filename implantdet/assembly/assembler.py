@@ -59,7 +59,7 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     ``fit`` learns from the annotations of the training set, ``calibrate`` from predictions on the validation set;
     ``assemble`` needs the first alone. Detections may come in any order. Moving, scaling or turning an image by 90°
-    does the same to the implants and changes nothing else.
+    does the same to the implants and changes nothing else, unless parts are so equal that nothing tells them apart.
 
     Args:
         thing_classes: names of the detector's classes.
@@ -251,15 +251,24 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         """Change parameters of the constructor. What was learned stays, unless it was of other classes.
 
         Raises:
-            ValueError: as the constructor.
+            ValueError: as the constructor, or the taxonomy lacks values that were calibrated with; nothing is changed.
         """
         defaults = {"lines": default_lines, "taxonomy": default_taxonomy}
+        before = self.get_params(deep=False)
         super().set_params(**{k: defaults[k]() if k in defaults and v is None else v for k, v in params.items()})
-        self._derive()
-        if "thing_classes" in params:
-            self.state_ = None
-        elif self.state_ is not None:
-            self._prepare()
+        try:
+            self._derive()
+            if "thing_classes" in params:
+                self.state_ = None
+            elif self.state_ is not None:
+                if "taxonomy" in params:
+                    values = [axis_values(taxonomy) for taxonomy in (before["taxonomy"], self.taxonomy)]
+                    self.state_ = state.of_today(self.state_, self.thing_classes, *values)
+                self._prepare()
+        except ValueError:
+            super().set_params(**before)
+            self._derive()
+            raise
         return self
 
     def _derive(self) -> None:

@@ -80,14 +80,14 @@ def enumerate_candidates(parts: Parts, model: ImplantModel, missing: Array) -> C
         costs[len(singles) :][: len(pairs)] += model.link_cost(parts.boxes[rows], thirds.reshape(-1, 2))
     if len(triples):
         costs[len(singles) + len(pairs) :] += model.link_cost(parts.boxes[triples], np.arange(WHOLE))
-    thirds = Candidates(members, costs)
-    loose = _prune(thirds, parts.alone)
+    unrooted = Candidates(members, costs)
+    loose = _prune(unrooted, parts.alone)
     wholes = np.flatnonzero(parts.slots == WHOLE)
     if not len(wholes):
         return loose
     members = np.full((len(wholes), len(SLOTS)), -1)
     members[:, WHOLE] = wholes
-    inside = _inside_wholes(thirds, wholes, parts, model, missing[WHOLE])
+    inside = _inside_wholes(unrooted, wholes, parts, model, missing[WHOLE])
     members = np.concatenate([loose.members, inside.members, members])
     # Where an implant is too small or covered to show its thirds, all three are missing together.
     costs = np.concatenate([loose.costs, inside.costs, np.full(len(wholes), NEW)])
@@ -266,16 +266,16 @@ def _sets(parts: Parts) -> tuple[Indices, Indices, Indices]:
 
 
 def _inside_wholes(
-    thirds: Candidates, wholes: Indices, parts: Parts, model: ImplantModel, no_whole: float
+    unrooted: Candidates, wholes: Indices, parts: Parts, model: ImplantModel, no_whole: float
 ) -> Candidates:
     """The same thirds as members of every whole implant that they lie in, where it gains by them.
 
     Thirds that are too weak to be an implant by themselves may still belong to one.
     """
-    costs = thirds.costs - no_whole
-    worth = np.append(parts.alone, 0.0)[thirds.members].sum(axis=1) + NEW  # what leaving them beside the whole costs
+    costs = unrooted.costs - no_whole
+    worth = np.append(parts.alone, 0.0)[unrooted.members].sum(axis=1) + NEW  # what leaving them beside the whole costs
     able = costs < worth
-    members, costs, worth = thirds.members[able], costs[able], worth[able]
+    members, costs, worth = unrooted.members[able], costs[able], worth[able]
     boxes = _enclosing(members[:, :WHOLE], parts)
     share = intersection_area(boxes[:, None], parts.boxes[wholes]) / np.prod(sizes(boxes), axis=1)[:, None]
     which, whole = np.nonzero(share >= INSIDE)

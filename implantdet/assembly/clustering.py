@@ -32,7 +32,7 @@ def k_means_paper(parts: Parts, merge_distance: float, merge_overlap: float) -> 
     Args:
         parts: of one image.
         merge_distance: clusters whose boxes lie no further apart are merged, in mean larger sides of a part's box.
-        merge_overlap: clusters are merged whose boxes share at least this much of the smaller one, in [0, 1].
+        merge_overlap: clusters are merged whose boxes share at least this much of the smaller one, in (0, 1].
     """
     thirds = np.flatnonzero(parts.slots != WHOLE)
     if not len(thirds):

@@ -20,7 +20,7 @@ from implantdet.taxonomy import SYSTEM
 FORMAT, VERSION = "implantdet part assembler", 5
 AGAIN = (
     "fit the assembler again: without this file, `python train_net.py --resume` with the training's config and "
-    "OUTPUT_DIR does"
+    "OUTPUT_DIR, and a validation set in DATASETS.TEST, does"
 )
 
 
@@ -128,14 +128,31 @@ def load_state(path: str | Path, thing_classes: Sequence[str], values: Mapping[s
         state, names = _parse(content)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged: {type(error).__name__} {error}; {AGAIN}") from error
-    lost = [f"{axis}.{name}" for axis in names for name in names[axis] if name not in values.get(axis, ())]
-    if lost:
+    try:
+        return of_today(state, thing_classes, names, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def of_today(
+    state: AssemblerState,
+    thing_classes: Sequence[str],
+    names: Mapping[str, Sequence[str]],
+    values: Mapping[str, Sequence[str]],
+) -> AssemblerState:
+    """What was learned when every axis had the values ``names``, for ``values``; the arguments as for ``load_state``.
+
+    Raises:
+        ValueError: some of the names are no values today.
+    """
+    known = state.calibration.scalings
+    if lost := [f"{axis}.{name}" for axis in known for name in names[axis] if name not in values.get(axis, ())]:
         raise ValueError(
-            f"{path}: was calibrated with {', '.join(lost)}, which the taxonomy lacks; expected all values of that "
-            "time, and new ones at most. Put them back, or fit the assembler again"
+            f"was calibrated with {', '.join(lost)}, which the taxonomy lacks; expected all values of that time, and "
+            "new ones at most. Put them back, or fit the assembler again"
         )
     scalings = {}
-    for axis, scaling in state.calibration.scalings.items():
+    for axis, scaling in known.items():
         categories = values[axis] if axis == SYSTEM else [f"{axis}.{value}" for value in values[axis]]
         can_be_read = np.array([category in thing_classes for category in categories])
         scalings[axis] = _of_today(scaling, names[axis], values[axis], can_be_read)

@@ -26,9 +26,10 @@ def connected_groups(image_ids: Sequence[int], pairs: Iterable[Pair]) -> list[in
 
 def patient_groups(dataset_dicts: Sequence[dict[str, Any]]) -> list[int]:
     """Group number of each image: those of one ``patient_id`` or ``source_id``, as far as they are known, share it."""
-    named = [{**record, "id": record["image_id"]} for record in dataset_dicts]
+    # Two datasets may both count their images from 1.
+    named = [{**record, "id": number} for number, record in enumerate(dataset_dicts)]
     pairs = [pair for key in ("patient_id", "source_id") for pair in equal_values(named, key)]
-    return connected_groups([image["id"] for image in named], pairs)
+    return connected_groups(range(len(named)), pairs)
 
 
 def equal_values(images: Iterable[dict[str, Any]], key: str) -> list[Pair]:

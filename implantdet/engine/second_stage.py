@@ -127,8 +127,8 @@ def load_assembler(cfg: CfgNode, checkpoint: str) -> PartAssembler | None:
         return None
     raise ValueError(
         f"{path}: no such file; expected the assembler of the training that wrote {Path(checkpoint).name}. "
-        "`python train_net.py --resume` with the config and OUTPUT_DIR of that training writes it, without training "
-        "anew if the training has ended"
+        "`python train_net.py --resume` with the config and OUTPUT_DIR of that training, and a validation set in "
+        "DATASETS.TEST, writes it, without training anew if the training has ended"
     )
 
 
@@ -149,7 +149,7 @@ def _compare_with_calibration(cfg: CfgNode, record: Path) -> None:
                 "train_net.py --resume` with the config of the training and %s %s.",
                 *(key, now, then, record, key, then, key, now),
             )
-    for key in ("METHOD", "COVERAGE", "MIN_SCORE", "SCORE_QUANTILE"):
+    for key in ("METHOD", "MERGE_DISTANCE", "MERGE_OVERLAP", "COVERAGE", "MIN_SCORE", "SCORE_QUANTILE"):
         now, then = cfg.ASSEMBLY[key], training.get("ASSEMBLY", {}).get(key, cfg.ASSEMBLY[key])
         if now != then:
             logger.warning(

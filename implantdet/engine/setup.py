@@ -200,7 +200,7 @@ def complete_from_data(cfg: CfgNode) -> None:
         if not records and name in cfg.DATASETS.TEST:
             raise ValueError(
                 f"DATASETS.TEST: '{name}' has no image; expected another set, or DATASETS.TEST '()' to train without "
-                "evaluation"
+                "evaluation and without a second stage"
             )
         annotations = [annotation for record in records for annotation in record.get("annotations", ())]
         with_mask = sum("segmentation" in annotation for annotation in annotations)

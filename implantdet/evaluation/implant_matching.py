@@ -94,5 +94,5 @@ class ImageOutcome:
 
 
 def top_system(implant: Implant) -> str | None:
-    """The most probable system; None without a ranking."""
+    """The most probable system, of equally probable ones the first of the taxonomy; None without a ranking."""
     return implant.ranking.systems[0].name if implant.ranking else None

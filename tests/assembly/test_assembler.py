@@ -277,6 +277,20 @@ def test_weak_thirds_stay_with_their_whole_implant(seen, score):
     assert not other.observed
 
 
+def test_thresholds_are_lower_where_everything_scores_low():
+    """A weak implant beside a sure one is dropped, and stays where it is the best there is."""
+    sure, weak = (
+        detections({"width": 400, "height": 400, "annotations": implant(0, (x, 200), 0, 120)}, score=score)
+        for x, score in ((100, 1.0), (300, 0.4))
+    )
+    assembler = PartAssembler(CLASSES, min_score=0.5).fit(scenes(30))
+    both = type(sure).cat([sure, weak])
+    assert len(PartAssembler(CLASSES, min_score=0.0).fit(scenes(30)).assemble(both)) == 2
+    (found,) = assembler.assemble(both)
+    assert found.box[2] < 200
+    assert len(assembler.assemble(weak)) == 1
+
+
 def test_nothing_is_assembled_before_fit():
     with pytest.raises(NotFittedError, match="call `fit` or `load`"):
         PartAssembler(CLASSES).assemble(make_instances([], [], []))
@@ -317,7 +331,9 @@ def test_it_is_an_estimator():
         check_is_fitted(copied)
     for wrong in ({"method": "bogus"}, {"coverage": 7.0}):
         with pytest.raises(ValueError, match="ASSEMBLY"):
-            clone(assembler).set_params(**wrong)
+            assembler.set_params(**wrong)
+    assert assembler.get_params() == copied.get_params()  # what is refused changes nothing
+    check_is_fitted(assembler)
     assembler.set_params(method="exact", lines=LINES[:1])
     assert assembler.longest == max(LINES[0].lengths) and assembler.ranker_.table.titles[0] == LINES[0].title
     assert assembler.set_params(lines=None, taxonomy=None).longest > assembler.set_params(lines=LINES[:1]).longest

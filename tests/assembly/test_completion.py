@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from implant_scenes import fitted, scenes
 
-from implantdet.assembly.completion import WHOLE_ALONE, _spline, complete
+from implantdet.assembly.completion import WHOLE_ALONE, Frame, _spline, complete
 from implantdet.assembly.fitting import fit_geometry
 from implantdet.assembly.geometry import centres, oriented_size, sizes, union
 from implantdet.assembly.known import known_implants
@@ -34,6 +34,18 @@ def test_the_spline_is_linear_through_two_and_constant_through_one():
     assert _spline((0, 2), 1) == pytest.approx([0.5, 0.5])
     assert _spline((0, 1), 2) == pytest.approx([-1, 2])
     assert _spline((1,), 2) == pytest.approx([1])
+
+
+def test_the_width_of_a_missing_third_goes_on_as_that_of_the_others():
+    """Its logarithm follows the spline: 40 and 32 pixels become 25.6, and between 40 and 25.6 lie 32."""
+    upright, aspects = np.array([[0.0, 1.0]]), np.ones(3)
+    coronal, middle, apical = ([50 - w / 2, y, 50 + w / 2, y + 40] for w, y in ((40, 0), (32, 40), (25.6, 80)))
+    for boxes, pattern, missing, width in (
+        ([coronal, middle], (0, 1), 2, 25.6),
+        ([coronal, apical], (0, 2), 1, 32.0),
+        ([middle, apical], (1, 2), 0, 40.0),
+    ):
+        assert Frame.of(np.array([boxes]), pattern, missing, upright, aspects).width == pytest.approx([width], rel=0.01)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS[3:6])

@@ -73,6 +73,24 @@ def test_scalings_of_new_values(can_be_read, tmp_path):
         assert scaling.offsets == pytest.approx(expected, nan_ok=True)
 
 
+def test_another_taxonomy_takes_over_what_was_calibrated(calibrated, tmp_path):
+    """As a file does that is read with it; one that lacks what was calibrated changes nothing."""
+    calibrated.save(tmp_path / "assembler.json")
+    taxonomy = with_values({"system": ("Acme",), "middle.thread": ("wavy",)})
+    read = PartAssembler(CLASSES, taxonomy=taxonomy).load(tmp_path / "assembler.json")
+    mine = PartAssembler(CLASSES).load(tmp_path / "assembler.json").set_params(taxonomy=taxonomy)
+    for record in scenes(3, seed=6):
+        assert mine.assemble(detections(record)) == read.assemble(detections(record))
+    mine.save(tmp_path / "mine.json")
+    read.save(tmp_path / "read.json")
+    assert (tmp_path / "mine.json").read_bytes() == (tmp_path / "read.json").read_bytes()
+    with pytest.raises(ValueError, match=r"was calibrated with middle\.thread\.wavy, system\.Acme, which the taxonomy"):
+        mine.set_params(taxonomy=None)
+    mine.save(tmp_path / "mine.json")
+    assert (tmp_path / "mine.json").read_bytes() == (tmp_path / "read.json").read_bytes()
+    assert mine.get_params()["taxonomy"] == taxonomy
+
+
 def test_before_calibration_nothing_is_unknown(tmp_path):
     fitted().save(tmp_path / "assembler.json")
     again = PartAssembler(CLASSES).load(tmp_path / "assembler.json")

@@ -35,3 +35,10 @@ def test_images_of_a_patient_or_a_source_are_a_group_as_far_as_they_are_known():
     ]
     groups = patient_groups(records)
     assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+def test_images_of_two_datasets_that_count_alike_are_grouped_by_their_place():
+    records = [{"image_id": 1, "patient_id": "A"}, {"image_id": 2}, {"image_id": 1}, {"image_id": 2, "patient_id": "A"}]
+    groups = patient_groups(records)
+    assert groups[0] == groups[3]
+    assert len(set(groups)) == 3

@@ -29,9 +29,9 @@ def cfg(tiny_cfg, implants_root):
     return tiny_cfg(*SHORT, root=implants_root)
 
 
-def train(cfg, interrupt=False):
+def train(cfg, interrupt=False, resume=False):
     trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=False)
+    trainer.resume_or_load(resume)
     if interrupt:
 
         def run_step():
@@ -83,9 +83,24 @@ def test_a_training_ends_with_implants(cfg, tmp_path):
     assert flat["implants"]["stage2_AP"] == pytest.approx(report["implants"]["stage2"]["by_system"]["AP"], nan_ok=True)
     assert (tmp_path / "again/implants.json").read_bytes() == (out / "tiny_implants_test/implants.json").read_bytes()
 
+    kept = {name: (out / name).read_bytes() for name in ("model_final.pth", ASSEMBLER)}
     (out / ASSEMBLER).unlink()
     with pytest.raises(ValueError, match=r"assembler\.json: no such file; .*train_net\.py --resume"):
         Trainer.evaluate(again)
+    train(cfg, resume=True)  # as the message says
+    assert {name: (out / name).read_bytes() for name in kept} == kept
+
+
+def test_a_training_without_evaluation_gets_its_assembler_afterwards(cfg):
+    without = cfg.clone()
+    without.defrost()
+    without.DATASETS.TEST = ()
+    train(without)
+    weights = Path(cfg.OUTPUT_DIR) / "model_final.pth"
+    with pytest.raises(ValueError, match=r"--resume. with .* and a validation set in DATASETS\.TEST, writes it"):
+        load_assembler(cfg, str(weights))
+    train(cfg, resume=True)
+    assert load_assembler(cfg, str(weights)) is not None
 
 
 def test_an_interrupted_training_leaves_no_assembler(cfg):
@@ -183,9 +198,14 @@ def test_boxes_do_not_stand_for_masks_that_the_test_set_lacks(cfg, monkeypatch, 
             ["INPUT.PANORAMIC_ZOOM is 2.0, but the assembler was calibrated with 1.0 ("],
         ),
         (
-            ("DATASETS.TEST", "('tiny_implants_test',)", "ASSEMBLY.METHOD", "kmeans", "ASSEMBLY.COVERAGE", 0.8),
+            (
+                *("DATASETS.TEST", "('tiny_implants_test',)", "ASSEMBLY.METHOD", "kmeans"),
+                *("ASSEMBLY.COVERAGE", 0.8, "ASSEMBLY.MERGE_DISTANCE", 0.5, "ASSEMBLY.MERGE_OVERLAP", 0.5),
+            ),
             [
                 "ASSEMBLY.METHOD is kmeans, but thresholds, scores and conformal sets were calibrated with exact (",
+                "ASSEMBLY.MERGE_DISTANCE is 0.5, but thresholds, scores and conformal sets were calibrated with 0.25 (",
+                "ASSEMBLY.MERGE_OVERLAP is 0.5, but thresholds, scores and conformal sets were calibrated with 0.25 (",
                 "ASSEMBLY.COVERAGE is 0.8, but thresholds, scores and conformal sets were calibrated with 0.9 (",
             ],
         ),
