@@ -96,6 +96,22 @@ def fitted(method="exact"):
     return PartAssembler(CLASSES, method=method).fit(scenes(100, seed=1))
 
 
+@cache
+def calibrated(method="exact"):
+    """The same, calibrated by a detector that misses some, strays, and finds what is not there."""
+    records, rng = scenes(30, seed=4), np.random.default_rng(0)
+    found = []
+    for record in records:
+        real = detections(record, lambda _: rng.random() > 0.1)
+        corner = rng.uniform(0, 400, (4, 2))
+        boxes = np.vstack([real.pred_boxes.tensor, np.hstack([corner, corner + rng.uniform(20, 60, (4, 2))])])
+        boxes[: len(real)] += rng.normal(0, 1, (len(real), 4))
+        scores = np.append(rng.uniform(0.5, 1, len(real)), rng.uniform(0.1, 0.6, 4))
+        classes = np.append(real.pred_classes, rng.integers(0, len(CLASSES), 4))
+        found.append(make_instances(boxes, scores, classes))
+    return PartAssembler(CLASSES, method=method).fit(scenes(100, seed=1)).calibrate(records, found)
+
+
 def groups(implants, record, keep):
     """Per implant the set of (implant_id, third) of its detections; ``keep`` as for ``detections``."""
     chosen = [annotation for annotation in record["annotations"] if keep(annotation)]

@@ -1,4 +1,4 @@
-"""The whole second stage: exact properties under hypothesis, hand-made scenes, and what must never happen."""
+"""The whole second stage: hand-made scenes, parameters, calibration."""
 
 import dataclasses
 import re
@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from implant_scenes import CLASSES, LINES, detections, fitted, groups, implant, is_part, make_instances, scene, scenes
+from implant_scenes import (
+    CLASSES,
+    LINES,
+    detections,
+    fitted,
+    groups,
+    implant,
+    is_part,
+    make_instances,
+    scenes,
+)
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
@@ -19,8 +27,6 @@ from implantdet.config import add_implantdet_config
 from implantdet.taxonomy import THIRDS
 
 PARTS = [name for name in CLASSES if "." in name]  # the first of the classes
-SEEDS = st.integers(0, 2**32 - 1)
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def truth(record, keep):
@@ -122,110 +128,6 @@ def test_a_crown_is_no_implant_and_no_part_of_one(lost, thirds, is_crown):
         found = groups(fitted().assemble(detections(record)), record, is_part)
         expected = sorted({(0, CLASSES[a["category_id"]].split(".")[0]) for a in seen})
         assert found == sorted([expected] if is_crown else [expected, [(-1, "coronal")]])
-
-
-def summary(implants, change=lambda box: box):
-    """All that must not change, and boxes and axes under ``change``."""
-    return [
-        (
-            [(p.third, p.inferred, [r[:3] for r in p.readings]) for p in implant.parts],
-            np.round(change(np.array(implant.box)), 6).tolist(),
-            round(implant.score, 9),
-            [(c.name, round(c.probability, 9)) for c in implant.ranking.systems],
-        )
-        for implant in implants
-    ]
-
-
-def disturbed(seed):
-    """Boxes, scores and classes of a scene with noise, misses and false positives; no two numbers are equal."""
-    rng = np.random.default_rng(seed)
-    record = scene(rng)
-    kept = [a for a in record["annotations"] if rng.random() > 0.1]
-    boxes = np.array([a["bbox"] for a in kept]) + rng.normal(0, 0.7, (len(kept), 4))
-    corner = rng.uniform(0, 400, (4, 2))
-    boxes = np.vstack([boxes, np.hstack([corner, corner + rng.uniform(20, 50, (4, 2))])])
-    classes = np.array([a["category_id"] for a in kept] + rng.integers(0, len(CLASSES), 4).tolist())
-    return boxes, rng.uniform(0.3, 1.0, len(boxes)), classes
-
-
-def order(implants):
-    return sorted(implants, key=lambda row: (-row[2], str(row[0]), row[1]))
-
-
-@QUICK
-@given(SEEDS)
-def test_the_order_of_detections_changes_nothing(seed):
-    boxes, scores, classes = disturbed(seed)
-    mixed = np.random.default_rng(seed).permutation(len(boxes))
-    plain = fitted().assemble(make_instances(boxes, scores, classes))
-    again = fitted().assemble(make_instances(boxes[mixed], scores[mixed], classes[mixed]))
-    assert order(summary(plain)) == order(summary(again))
-
-
-@QUICK
-@given(SEEDS, st.floats(0, 500), st.floats(0, 500), st.floats(0.2, 8), st.integers(0, 3))
-def test_moving_scaling_and_turning_changes_coordinates_alone(seed, dx, dy, scale, turns):
-    boxes, scores, classes = disturbed(seed)
-    boxes = boxes + 300  # so far from the frame that it cuts nothing
-    frame = 1300 * scale + 500
-
-    def change(box):
-        box = np.asarray(box) * scale + (dx, dy, dx, dy)
-        for _ in range(turns):
-            x0, y0, x1, y1 = box.T
-            box = np.stack([frame - y1, x0, frame - y0, x1]).T
-        return box
-
-    plain = fitted().assemble(make_instances(boxes, scores, classes, (1300, 1300)))
-    changed = fitted().assemble(make_instances(change(boxes), scores, classes, (frame, frame)))
-    expected, found = order(summary(plain, change)), order(summary(changed))
-    assert [(row[0], row[2], row[3]) for row in found] == [(row[0], row[2], row[3]) for row in expected]
-    for row, other in zip(found, expected, strict=True):
-        assert row[1] == pytest.approx(other[1], abs=2e-4 * max(scale, 1))  # boxes come in single precision
-
-
-def check(implants):
-    used = [r.detection for i in implants for p in (*i.observed, *filter(None, (i.whole,))) for r in p.readings]
-    assert len(used) == len(set(used)), "two implants share a detection"
-    for found in implants:
-        axes = [reading.axis for part in found.observed for reading in part.readings]
-        assert len(axes) == len(set(axes)), "two detections of one axis"
-
-
-NUMBERS = st.one_of(
-    st.floats(-50, 700), st.sampled_from([0.0, 10.0, 20.0, 30.0, float("nan"), float("inf"), -float("inf"), 1e30])
-)
-DETECTION = st.tuples(
-    NUMBERS,
-    NUMBERS,
-    NUMBERS,
-    NUMBERS,
-    st.one_of(st.floats(0, 1), st.sampled_from([float("nan"), 2.0, -1.0])),
-    st.integers(0, len(CLASSES) - 1),
-)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@QUICK
-@given(rows=st.lists(DETECTION, max_size=25), copies=st.integers(1, 3))
-def test_noise_duplicates_and_nonsense_raise_nothing(method, rows, copies):
-    rows = rows * copies
-    implants = fitted(method).assemble(
-        make_instances([r[:4] for r in rows], [r[4] for r in rows], [r[5] for r in rows])
-    )
-    check(implants)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@QUICK
-@given(SEEDS, st.integers(1, 60), st.sampled_from([0, 5, 60, 300]))
-def test_crowds_of_any_density_share_no_part(method, seed, count, extent):
-    """Adversarial layouts: many thirds of one size, on a lattice or on one spot."""
-    rng = np.random.default_rng(seed)
-    corner = np.round(rng.uniform(0, extent, (count, 2)) / 10) * 10
-    boxes = np.hstack([corner, corner + 30])
-    check(fitted(method).assemble(make_instances(boxes, np.ones(count), rng.integers(0, len(CLASSES), count))))
 
 
 @pytest.mark.parametrize("method", METHODS)
