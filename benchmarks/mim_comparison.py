@@ -15,8 +15,8 @@ compare with none of the new ones. Random weights are taken whatever the length 
 fails, as by a collapse, is listed, and the others go on.
 
 --size tiny (ViT-Ti) is for CPUs: it pre-trains all inits on crops of 128 px (to the letter of the paper mde_paper would
-see whole images at half the scale of the detector), probes at 224 px, and fine-tunes by configs/opg_vit_tiny.yaml or,
-for parts, configs/idd_tiny.yaml; base (ViT-B, 416 px) takes the configs as they are.
+see whole images at less than half the scale of the detector), probes at 224 px, and fine-tunes by
+configs/opg_vit_tiny.yaml or, for parts, configs/idd_tiny.yaml; base (ViT-B, 416 px) takes the configs as they are.
 --smoke proves that the script runs.
 """
 

@@ -121,7 +121,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.BETAS = [0.9, 0.999]  # AdamW's
     cfg.SOLVER.LAYER_DECAY = 0.7  # learning rate factor from one ViT block to the block below it, in (0, 1]; 1: off
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # parts of a batch that pass one after another, to save memory, >= 1
-    cfg.SOLVER.EMA_DECAY = 0.0  # decay per step of the averaged weights that are evaluated, in [0, 1); 0: off
+    # Decay per step of the averaged weights that are evaluated, in [0, 1); 0: off. A training that starts from the
+    # checkpoint of another one, as of a pre-training, takes its weights as they are, not their average.
+    cfg.SOLVER.EMA_DECAY = 0.0
 
 
 def _add_assembly_keys(cfg: CfgNode) -> None:

@@ -36,6 +36,9 @@ def test_inits_differ_in_nothing_but_the_init(kind):
         add_implantdet_config(loaded[init])
         loaded[init].merge_from_file(str(REPOSITORY / f"configs/{kind}_{init}.yaml"))
     assert len({cfg.MODEL.WEIGHTS for cfg in loaded.values()}) == 4
+    suffix = kind.removeprefix("idd")
+    for cfg in loaded.values():
+        assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == ((f"idd_train_fold0{suffix}",), (f"idd_val_fold0{suffix}",))
     assert loaded["random"].MODEL.ROI_HEADS.NAME == "ImplantROIHeads"
     for cfg in loaded.values():
         cfg.MODEL.WEIGHTS, cfg.SOLVER.LAYER_DECAY, cfg.OUTPUT_DIR = "", 1.0, ""
@@ -98,9 +101,26 @@ def test_the_papers_pretraining():
     assert (cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.IMG_SIZE) == ("vit_base_patch16_224", 416)
     mim = cfg.MODEL.MIM
     assert (mim.TARGET, mim.MASK_RATIO, mim.DECODER_DEPTH, mim.PIXEL_WEIGHT) == ("patch_embed", 0.25, 0, 0)
+    assert (mim.NORM_TARGET, mim.LOSS, cfg.INPUT.MIN_CROP_AREA) == (False, "l2", 1)
     assert pytest.approx(1.5e-4) == cfg.SOLVER.BASE_LR * 256 / cfg.SOLVER.IMS_PER_BATCH
     assert (cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.BETAS, cfg.SOLVER.WARMUP_EPOCHS) == (0.05, [0.9, 0.95], 10)
     assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR"
+
+
+def test_the_baseline_is_mae_as_published():
+    """arXiv:2111.06377, its decoder of ViT-B and section 4.2."""
+    mim = pretraining_config("pretrain_mae").MODEL.MIM
+    assert (mim.TARGET, mim.NORM_TARGET, mim.LOSS, mim.PIXEL_WEIGHT) == ("pixel", True, "l2", 0)
+    assert (mim.MASK_RATIO, mim.MASK_BLOCK) == (0.75, 1)
+    assert (mim.DECODER_DEPTH, mim.DECODER_DIM, mim.DECODER_HEADS) == (8, 512, 16)
+
+
+@pytest.mark.parametrize("init", ["mae", "mde"])
+def test_a_detector_starts_from_its_pretraining(init):
+    before, after = pretraining_config(f"pretrain_{init}"), pretraining_config(f"idd_{init}")
+    assert f"{before.OUTPUT_DIR}/model_final.pth" == after.MODEL.WEIGHTS
+    assert (before.MODEL.VIT.NAME, before.MODEL.VIT.IMG_SIZE) == (after.MODEL.VIT.NAME, after.MODEL.VIT.IMG_SIZE)
+    assert (before.MODEL.PIXEL_MEAN, before.MODEL.PIXEL_STD) == (after.MODEL.PIXEL_MEAN, after.MODEL.PIXEL_STD)
 
 
 def test_the_teacher_of_mde_has_a_quarter_of_the_encoders_blocks():

@@ -81,7 +81,8 @@ class UnlabelledMapper(RadiographMapper):
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one dataset dict; it is not changed."""
-        return super().__call__({key: value for key, value in dataset_dict.items() if key != "annotations"})
+        labels = ("annotations", "width", "height")  # a size that is wrong would matter to annotations alone
+        return super().__call__({key: value for key, value in dataset_dict.items() if key not in labels})
 
 
 class LeaveOutUnreadable:
@@ -122,12 +123,12 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """The images to pre-train on: those of ``DATASETS.IMAGE_FOLDER`` or, if it is empty, of ``DATASETS.TRAIN``.
 
     Images of ``DATASETS.TEST`` and of ``<DATASETS.NAME>_test`` are left out, also copies of them under other names,
-    unless their dataset, of parts or of whole implants, is named in ``DATASETS.TRAIN``. In a folder, that means the
-    same picture, by its perceptual hash: in another format or size, flipped or re-contrasted. If none of these datasets
-    is registered, a warning says so.
+    unless their dataset, of parts or of whole implants, is named in ``DATASETS.TRAIN``. In a folder, and in datasets of
+    another origin, that means the same picture, by its perceptual hash: in another format or size, flipped or
+    re-contrasted. If none of these datasets is registered, a warning says so.
 
     Raises:
-        DataError: there is no image.
+        DataError: there is no image, or a test image cannot be read.
     """
     folder, asked_for = cfg.DATASETS.IMAGE_FOLDER, set(cfg.DATASETS.TRAIN)
     if folder:
@@ -150,8 +151,15 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     test_files = [record["file_name"] for record in test_dicts]
     kept = without_copies(dicts, test_files)
     num_unreadable = 0
-    if folder and test_files:
-        kept, num_unreadable = without_same_pictures(kept, test_files)
+    if test_files:
+        # Folds of one dataset folder have no picture in common (`implantdet folds`).
+        roots = {MetadataCatalog.get(name).get("idd_root") for name in known} - {None}
+        folds = [name for name in cfg.DATASETS.TRAIN if MetadataCatalog.get(name).get("idd_root") in roots]
+        split = set() if folder else {record["file_name"] for name in folds for record in DatasetCatalog.get(name)}
+        others = [record for record in kept if record["file_name"] not in split]
+        if others:
+            found, num_unreadable = without_same_pictures(others, test_files)
+            kept = [record for record in kept if record["file_name"] in split] + found
     num_tested = len(dicts) - len(kept) - num_unreadable
     logger.info(
         "%s: %d images without labels; left out as test images: %d, as unreadable: %d",
@@ -184,14 +192,24 @@ def image_folder_dicts(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def without_copies(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> list[dict[str, Any]]:
-    """Leave out the dataset dicts whose image file has the same bytes as one of the files ``held_out``."""
+    """Leave out the dataset dicts whose image file has the same bytes as one of the files ``held_out``.
+
+    Raises:
+        DataError: one of these cannot be read.
+    """
     by_size: dict[int, set[bytes]] = defaultdict(set)
     for path in held_out:
-        by_size[Path(path).stat().st_size].add(_digest(path))
+        try:
+            by_size[Path(path).stat().st_size].add(_digest(path))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read, so copies of this test image cannot be found: {error}") from error
 
     def is_copy(path: str) -> bool:
-        size = Path(path).stat().st_size
-        return size in by_size and _digest(path) in by_size[size]  # few files of other images have such a size
+        try:
+            size = Path(path).stat().st_size
+            return size in by_size and _digest(path) in by_size[size]  # few files of other images have such a size
+        except OSError:  # the mapper warns of it
+            return False
 
     return [record for record in dicts if not is_copy(record["file_name"])]
 

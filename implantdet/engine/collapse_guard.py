@@ -69,7 +69,8 @@ def _advice(model: MaskedImageModel) -> str:
     if not isinstance(model.target, PixelTarget):
         ways += ["MODEL.MIM.PIXEL_WEIGHT above 0"] if model.pixel_weight == 0 else []
         ways.append("MODEL.MIM.TARGET pixel with PIXEL_WEIGHT 0, which cannot collapse")
-    return "; or ".join(ways)
+    # A resumed run would keep its learning rates, and its checkpoint may not fit another target.
+    return "; or ".join(ways) + ". Then start anew, without --resume"
 
 
 class CollapseGuard(HookBase):

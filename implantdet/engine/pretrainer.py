@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +13,15 @@ from torch import Tensor, nn
 
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.data.unlabelled import LeaveOutUnreadable, UnlabelledMapper, unlabelled_dicts
+from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.collapse_guard import CollapseGuard
 from implantdet.engine.setup import needs_no_labels
-from implantdet.engine.trainer import Trainer
+from implantdet.engine.trainer import Trainer, warn_of_zoom
 from implantdet.evaluation.features import FeatureEvaluator
 from implantdet.evaluation.reconstruction import ReconstructionEvaluator
 from implantdet.modeling.masked_image_model import MaskedImageModel
 from implantdet.modeling.mim_targets import PixelTarget
+from implantdet.modeling.weights import TIMM_SCHEME, read_checkpoint
 
 
 class Pretrainer(Trainer):
@@ -37,6 +38,7 @@ class Pretrainer(Trainer):
     @classmethod
     def build_mapper(cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> LeaveOutUnreadable:
         """Crops to the size that positions are stored for, and flips."""
+        warn_of_zoom(cfg, dataset_dicts)
         return LeaveOutUnreadable(UnlabelledMapper(cfg, is_train=True))
 
     def build_hooks(self) -> list[HookBase]:
@@ -55,11 +57,20 @@ class Pretrainer(Trainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         """Reconstructions and feature quality; the files of several test sets go to a folder each."""
-        output_dir = Path(cfg.OUTPUT_DIR)
-        if len(cfg.DATASETS.TEST) > 1:
-            output_dir /= dataset_name
+        output_dir = cls.evaluation_dir(cfg, dataset_name)
         reconstruction = ReconstructionEvaluator(output_dir, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
         return DatasetEvaluators([reconstruction, FeatureEvaluator(dataset_name, output_dir)])
+
+    @classmethod
+    def evaluate(cls, cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
+        """As the Trainer's; of weights that are an encoder alone, such as ``timm://…``, the features alone."""
+        if resume or not _is_encoder_alone(cfg.MODEL.WEIGHTS):
+            return super().evaluate(cfg, resume)
+        model = cls.build_model(cfg)
+        checkpointer = Checkpointer(model, allow_partial=cfg.MODEL.VIT.ALLOW_PARTIAL_WEIGHTS)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+        evaluators = [FeatureEvaluator(name, cls.evaluation_dir(cfg, name)) for name in cfg.DATASETS.TEST]
+        return cls.test(cfg, model, evaluators)
 
     @classmethod
     def build_test_mapper(cls, cfg: CfgNode) -> RadiographMapper:
@@ -75,9 +86,9 @@ class Pretrainer(Trainer):
         """Images of the training set, evenly spaced, for the collapse guard: (N, C, H, W), grey levels."""
         mapper = LeaveOutUnreadable(UnlabelledMapper(self.cfg, is_train=False))
         num_images = min(self.cfg.MODEL.MIM.GUARD_IMAGES, len(self.dataset_dicts))
-        spacing = len(self.dataset_dicts) // max(num_images, 1)
-        # Evenly spaced ones first; the others stand in for those that cannot be read.
-        order = sorted(range(len(self.dataset_dicts)), key=lambda index: index % max(spacing, 1))
+        spaced = [index * len(self.dataset_dicts) // num_images for index in range(num_images)]
+        # The others stand in for those that cannot be read.
+        order = spaced + sorted(set(range(len(self.dataset_dicts))) - set(spaced))
         mapped = map(mapper, (self.dataset_dicts[index] for index in order))
         images = list(islice((item["image"] for item in mapped if item is not None), num_images))
         if len(images) < 2:
@@ -106,6 +117,13 @@ class TargetUpdate(HookBase):
     def after_step(self) -> None:
         """Follow the step just made."""
         self._model.update_target(self.trainer.iter + 1)
+
+
+def _is_encoder_alone(weights: str) -> bool:
+    """Whether weights lack what a ``MaskedImageModel`` has beside the ViT."""
+    if not weights or weights.startswith(TIMM_SCHEME):
+        return bool(weights)
+    return not any(key.removeprefix("module.").startswith("decoder.") for key in read_checkpoint(weights)["model"])
 
 
 def trainer_class(cfg: CfgNode) -> type[Trainer]:

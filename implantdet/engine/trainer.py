@@ -132,12 +132,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_mapper(cls, cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> Mapper:
         """From a dataset dict of the training set to the model's input, with pasted implants if they are asked for."""
-        if cfg.INPUT.PANORAMIC_ZOOM != 1 and not any("modality" in record for record in dataset_dicts):
-            logging.getLogger(__name__).warning(
-                "INPUT.PANORAMIC_ZOOM is %s, but no image of the training set has a 'modality' in annotations.json: "
-                "none is enlarged.",
-                cfg.INPUT.PANORAMIC_ZOOM,
-            )
+        warn_of_zoom(cfg, dataset_dicts)
         return add_copy_paste(cfg, RadiographMapper(cfg, is_train=True), dataset_dicts)
 
     @classmethod
@@ -213,11 +208,14 @@ class Trainer(DefaultTrainer):
         return build_detection_test_loader(cfg, dataset_name, mapper=cls.build_test_mapper(cfg))
 
     @classmethod
+    def evaluation_dir(cls, cfg: CfgNode, dataset_name: str) -> Path:
+        """``OUTPUT_DIR``; of several test sets, a folder of it for each."""
+        return Path(cfg.OUTPUT_DIR) / (dataset_name if len(cfg.DATASETS.TEST) > 1 else "")
+
+    @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         """COCO's metrics; the files of several test sets go to a folder each."""
-        output_dir = Path(cfg.OUTPUT_DIR)
-        if len(cfg.DATASETS.TEST) > 1:
-            output_dir /= dataset_name
+        output_dir = cls.evaluation_dir(cfg, dataset_name)
         return COCOEvaluator(dataset_name, output_dir, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
 
     @classmethod
@@ -265,6 +263,16 @@ def build_validation_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     mapper = RadiographMapper(cfg, is_train=True, **as_tested)
     dataset_dicts = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
     return build_detection_test_loader(dataset_dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def warn_of_zoom(cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> None:
+    """Say that ``INPUT.PANORAMIC_ZOOM`` does nothing where no image says what it is."""
+    if cfg.INPUT.PANORAMIC_ZOOM != 1 and not any("modality" in record for record in dataset_dicts):
+        logging.getLogger(__name__).warning(
+            "INPUT.PANORAMIC_ZOOM is %s, but no image of the training set has a 'modality', which annotations.json or "
+            "a DICOM header tells: none is enlarged.",
+            cfg.INPUT.PANORAMIC_ZOOM,
+        )
 
 
 def _check_batch(cfg: CfgNode) -> None:

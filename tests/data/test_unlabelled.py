@@ -80,6 +80,41 @@ def test_pictures_in_another_format_size_or_attitude_are_held_out_of_a_folder(cf
     assert names(unlabelled_dicts(cfg)) == {"other.bmp"}
 
 
+def test_pictures_are_also_held_out_of_datasets_of_another_origin(cfg, idd_root, tmp_path):
+    """As of an export that writes every image anew."""
+    flipped = {"test": sorted(names_of("test"))[0], "other": sorted(names_of("train_fold0"))[0]}
+    for name, source in flipped.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), cv2.imread(str(idd_root / "images" / source))[:, ::-1])
+    records = [{"file_name": str(tmp_path / f"{name}.png"), "image_id": name} for name in flipped]
+    DatasetCatalog.register("export", lambda: records)
+    cfg.DATASETS.TRAIN = ("export", "unlabelled_train_fold0")
+    try:
+        assert names(unlabelled_dicts(cfg)) == {"other.png"} | names_of("train_fold0")
+    finally:
+        DatasetCatalog.remove("export")
+
+
+def test_a_missing_file_and_a_wrong_size_end_no_training(cfg, idd_root, tmp_path, caplog):
+    there = str(idd_root / "images" / sorted(names_of("train_fold0"))[0])
+    records = [
+        {"file_name": str(tmp_path / "absent.png"), "image_id": 1},
+        {"file_name": there, "image_id": 2, "width": 7, "height": 7},
+    ]
+    DatasetCatalog.register("theirs", lambda: records)
+    cfg.DATASETS.TRAIN = ("theirs",)
+    try:
+        kept = unlabelled_dicts(cfg)
+        assert names(kept) == {there.rsplit("/", 1)[-1]}
+        assert "left out: " in caplog.text and "absent.png" in caplog.text
+        cfg.DATASETS.TEST, cfg.DATASETS.NAME = (), "theirs"  # nothing to compare with
+        mapped = map(LeaveOutUnreadable(UnlabelledMapper(cfg, is_train=True)), unlabelled_dicts(cfg))
+        assert [item and tuple(item["image"].shape) for item in mapped] == [None, (1, 48, 48)]
+    finally:
+        DatasetCatalog.remove("theirs")
+    with pytest.raises(DataError, match=r"absent\.png: cannot be read, so copies of this test image cannot be found"):
+        without_copies(records[1:], [records[0]["file_name"]])
+
+
 def test_test_images_are_used_if_asked_for(cfg):
     cfg.DATASETS.TRAIN = ("unlabelled_train_fold0", "unlabelled_val_fold0")
     assert names(unlabelled_dicts(cfg)) == names_of("train_fold0") | names_of("val_fold0")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_idd
 from detectron2.config import get_cfg
 
 from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
+from implantdet.engine import pretrainer
 from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.collapse_guard import CollapseGuard
 from implantdet.engine.pretrainer import Pretrainer, trainer_class
@@ -133,6 +135,62 @@ def test_evaluation_writes_reconstructions(mim_cfg):
     results = Pretrainer.evaluate(cfg, resume=True)
     assert results["reconstruction"] == written["reconstruction"]
     assert (Path(cfg.OUTPUT_DIR) / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pretraining_probes_its_features(mim_cfg, tmp_path):
+    """Also those of weights that are an encoder alone, which reconstruct nothing."""
+    root = write_idd(tmp_path / "many", num_images=60)
+    cfg = mim_cfg("DATASETS.ROOT", str(root), "DATASETS.NAME", "probed", "DATASETS.TEST", "('probed_train_fold0',)")
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = ("probed_val_fold0",)
+    model = Pretrainer.build_model(cfg)
+    Checkpointer(model, cfg.OUTPUT_DIR).save("model_final")
+    whole = Pretrainer.evaluate(cfg, resume=True)
+    written = json.loads((Path(cfg.OUTPUT_DIR) / "features.json").read_text(encoding="utf-8"))
+    assert 0 < whole["features"]["linear"] == written["features"]["linear"] <= 100
+
+    torch.save({"model": model.encoder.state_dict()}, tmp_path / "encoder.pth")
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(tmp_path / "alone"), str(tmp_path / "encoder.pth")
+    alone = Pretrainer.evaluate(cfg)
+    assert alone["features"] == whole["features"]
+    assert "reconstruction" not in alone
+    assert {path.name for path in (tmp_path / "alone").glob("*.json")} == {"features.json"}
+
+    torch.save({"model": {"decoder.pred.bias": torch.zeros(1)}}, tmp_path / "other.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="none of these weights is one of a ViT"):
+        Pretrainer.evaluate(cfg)
+
+
+def test_a_pretraining_in_mixed_precision(mim_cfg):
+    cfg = mim_cfg("SOLVER.AMP.ENABLED", "True", "DATASETS.TEST", "()")
+    model = train(cfg).checkpointer.model
+    assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in model.parameters())
+    exact = mim_cfg("SOLVER.AMP.ENABLED", "False", "DATASETS.TEST", "()", "OUTPUT_DIR", cfg.OUTPUT_DIR + "2")
+    for (name, rounded), other in zip(
+        model.named_parameters(), train(exact).checkpointer.model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(rounded, other, rtol=0.1, atol=0.01, msg=name)
+
+
+def test_a_zoom_that_does_nothing_is_a_warning(mim_cfg, idd_root, tmp_path, caplog):
+    shutil.copytree(idd_root / "images", tmp_path / "folder")
+    options = ("DATASETS.IMAGE_FOLDER", str(tmp_path / "folder"), "DATASETS.TEST", "()", "INPUT.PANORAMIC_ZOOM", "2.0")
+    Pretrainer.build_mapper(mim_cfg(*options), [{"file_name": "a.png"}])
+    assert "INPUT.PANORAMIC_ZOOM is 2.0, but no image of the training set has a 'modality'" in caplog.text
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 8])
+def test_guard_images_are_evenly_spaced(mim_cfg, untrained, monkeypatch, count):
+    trainer = untrained(mim_cfg("MODEL.MIM.GUARD_IMAGES", str(count), "DATASETS.TEST", "()"))
+    trainer.dataset_dicts = [{"number": number} for number in range(8)]
+    monkeypatch.setattr(
+        pretrainer, "LeaveOutUnreadable", lambda mapper: lambda item: {"image": torch.tensor(item["number"])}
+    )
+    found = trainer.guard_images().tolist()
+    assert len(set(found)) == len(found) == count and found[0] == 0
+    gaps = {b - a for a, b in zip(found, [*found[1:], 8], strict=True)}
+    assert max(gaps) - min(gaps) <= 1
 
 
 def test_evaluation_takes_the_model_as_it_is(mim_cfg):

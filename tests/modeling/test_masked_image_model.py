@@ -4,6 +4,7 @@ import pydoc
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
@@ -270,15 +271,24 @@ def test_images_of_other_sizes_are_refused():
         model([{"image": torch.rand(1, 40, 64)}])
 
 
-def test_images_are_normalised_and_masks_are_seeded():
-    model, images = tiny_model().train(), images_of(3) * 50 + 100
+@pytest.mark.parametrize("block", [1, 2])
+def test_images_are_normalised_and_masks_are_seeded(block):
+    model, images = tiny_model(mask_block=block, mask_ratio=0.5).train(), images_of(3) * 50 + 100
     inputs = [{"image": image} for image in images]
     torch.manual_seed(7)
     loss = model(inputs)["loss_mim"]
     torch.manual_seed(7)
-    expected = model.losses((images - 100) / 50, sample_mask(2, GRID, 0.75))["loss_mim"]
+    expected = model.losses((images - 100) / 50, sample_mask(2, GRID, 0.5, block))["loss_mim"]
     assert torch.equal(loss, expected)
     assert not torch.equal(model(inputs)["loss_mim"], loss)
+
+
+def test_hidden_squares_of_an_evaluation_are_as_large_as_the_config_says():
+    mask = tiny_model(mask_block=2, mask_ratio=0.5).eval().inference(torch.rand(1, 64, 64))["mask"]
+    squares, patches = (
+        sample_mask(1, GRID, 0.5, block, generator=torch.Generator().manual_seed(0)).masked for block in (2, 1)
+    )
+    assert torch.equal(mask.masked, squares) and not torch.equal(mask.masked, patches)
 
 
 # --- inference
@@ -289,16 +299,35 @@ def test_inference(target, pixel_weight):
     model = tiny_model(target, pixel_weight=pixel_weight).eval()
     images = [torch.rand(1, 60, 90) * 255, torch.rand(1, 64, 64) * 255]
     wide, square = model([{"image": image} for image in images])
-    assert wide["features"].shape == (64, 4, 6) and wide["grid"] == (4, 6)
-    assert wide["pixels"].shape == (24, 256)
+    # Features are of all that is there, padded; predictions of whole patches, because padding is no picture.
+    assert wide["features"].shape == (64, 4, 6) and wide["grid"] == (3, 5)
+    assert torch.equal(wide["pixels"], patchify((images[0][None, :, :48, :80] - 100) / 50)[0])
     assert ("predictions" in wide) == (target != "pixel")
     if target != "pixel":
-        assert wide["predictions"].shape == (18, model.target.dim)
+        assert wide["predictions"].shape == (12, model.target.dim)
     assert ("pixel_predictions" in wide) == (target == "pixel" or pixel_weight > 0)
     normalised = (images[1] - 100) / 50
     assert torch.equal(square["features"], model.encoder(normalised[None])["last_feat"][0])
     again = model([{"image": images[1]}])[0]
     assert torch.equal(square["mask"].masked, again["mask"].masked)
+
+
+def test_features_are_those_of_an_encoder_without_windows_as_it_is_trained():
+    torch.manual_seed(0)
+    plain, windowed = (ViT(name="test_vit", img_size=64, in_chans=1, window_size=size) for size in (0, 2))
+    windowed.load_state_dict(plain.state_dict())
+    image, found = torch.rand(1, 64, 64) * 255, []
+    for encoder in (plain, windowed):
+        model = tiny_model()
+        model.backbone["net"] = encoder
+        found.append(model.eval().inference(image)["features"])
+    assert torch.equal(*found)
+    assert not torch.allclose(windowed(image[None])["last_feat"], plain(image[None])["last_feat"])
+
+
+def test_an_image_smaller_than_a_patch_is_refused():
+    with pytest.raises(ValueError, match="found an image of 15 × 40 pixels, expected a whole patch"):
+        tiny_model().eval().inference(torch.rand(1, 15, 40))
 
 
 def test_restore_undoes_standardize():
@@ -316,11 +345,28 @@ def test_from_config():
     cfg.merge_from_list(["MODEL.PIXEL_STD", "[2.0]", "MODEL.VIT.NAME", "test_vit", "MODEL.VIT.IMG_SIZE", "32"])
     cfg.merge_from_list(["MODEL.MIM.TARGET", "encoder", "MODEL.MIM.TARGET_LAYERS", "[3]", "MODEL.MIM.LOSS", "l1"])
     cfg.merge_from_list(["MODEL.MIM.PIXEL_WEIGHT", "0.5", "MODEL.MIM.DECODER_DEPTH", "0", "MODEL.DEVICE", "cpu"])
+    cfg.merge_from_list(["MODEL.MIM.NORM_TARGET", "False", "MODEL.MIM.MASK_RATIO", "0.5", "MODEL.MIM.MASK_BLOCK", "2"])
     model = build_model(cfg).train()
+    assert (model.norm_target, model.mask_ratio, model.mask_block, model.pixel_weight) == (False, 0.5, 2, 0.5)
+    assert model.loss is F.l1_loss
+    assert model.target.layers == (3,) and model.target.decay == cfg.MODEL.MIM.EMA_DECAY
     assert isinstance(model, MaskedImageModel)
     assert model([{"image": torch.rand(1, 32, 32)}]).keys() == {"loss_mim", "loss_pixel"}
     assert model.decoder.pred.out_features == 64 + 256
     assert all(name.split(".")[0] in ("backbone", "decoder", "target") for name in model.state_dict())
+    cfg.merge_from_list(["MODEL.MIM.DECODER_DEPTH", "3", "MODEL.MIM.DECODER_DIM", "24", "MODEL.MIM.DECODER_HEADS", "6"])
+    decoder = build_model(cfg).decoder
+    assert (len(decoder.blocks), decoder.embed.out_features, decoder.blocks[0].attn.num_heads) == (3, 24, 6)
+
+
+@pytest.mark.parametrize("target", ["patch_embed", "encoder"])
+def test_targets_are_standardised_if_they_are_to_be(target):
+    images = images_of(1)
+    raw = tiny_model(target, norm_target=False).targets(images)
+    assert raw.std(dim=-1).sub(1).abs().max() > 0.005
+    centred = raw - raw.mean(dim=-1, keepdim=True)
+    expected = centred / (centred.square().sum(dim=-1, keepdim=True) / (raw.shape[-1] - 1) + 1e-6).sqrt()
+    torch.testing.assert_close(tiny_model(target, norm_target=True).targets(images), expected)
 
 
 @pytest.mark.parametrize(
