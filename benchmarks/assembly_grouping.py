@@ -2,7 +2,8 @@
 
     python benchmarks/assembly_grouping.py --dataset DIR --panoramic DIR
 
-Learns on the training images of fold 0 and groups the parts of the test images. An implant counts as grouped exactly
+Learns on the training images of fold 0 and groups the parts of the test images, of the panoramics those that are
+crowded: with ``CROWDED`` implants or more. An implant counts as grouped exactly
 if one predicted implant holds its parts and no other. Every condition disturbs thirds, with all their readings at
 once: a false positive looks as well supported as a real third.
 """
@@ -30,6 +31,7 @@ from implantdet.structures import Box, Implant
 from implantdet.taxonomy import THIRDS
 
 MISSING, FALSE = 0.15, 0.2  # share of thirds taken away; false thirds per third
+CROWDED = 6  # implants
 Third = tuple[int | None, str, Box, dict[str, str]]  # implant (None: false positive), third, box, axis → value
 
 
@@ -142,16 +144,18 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True, type=Path, help="dataset folder with implant_id")
-    parser.add_argument("--panoramic", type=Path, help="dataset folder of crowded panoramics")
+    parser.add_argument("--panoramic", type=Path, help="dataset folder of panoramics, some of them crowded")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     payload: dict[str, Any] = {"seed": args.seed, "missing": MISSING, "false": FALSE, "datasets": {}}
-    for label, root in (("dataset", args.dataset), ("panoramic", args.panoramic)):
+    for label, root, at_least in (("dataset", args.dataset, 0), ("panoramic", args.panoramic, CROWDED)):
         if root is None:
             continue
         register_idd(root, label)
         training, test = (DatasetCatalog.get(f"{label}_{part}") for part in ("train_fold0", "test"))
         classes = MetadataCatalog.get(f"{label}_test").thing_classes
+        meaning = PartAssembler(classes).meanings
+        test = [record for record in test if len(known_implants(record, meaning)) >= at_least]
         table: dict[str, dict[str, dict[str, float]]] = {}
         for method in METHODS:
             assembler = PartAssembler(classes, method=method).fit(training)
@@ -159,7 +163,12 @@ def main() -> None:
                 name: measure(assembler, test, change, args.seed)
                 for name, change in tqdm(CONDITIONS.items(), desc=method)
             }
-        payload["datasets"][label] = {"root": root.name, "images": len(test), "methods": table}
+        payload["datasets"][label] = {
+            "root": root.name,
+            "images": len(test),
+            "min_implants": at_least,
+            "methods": table,
+        }
         for method, row in table.items():
             cells = ", ".join(
                 f"{name}: {cell['exact']:.3f} (IoU {cell['median_iou']:.3f})" for name, cell in row.items()

@@ -40,7 +40,7 @@ def metric_rows(table_of: dict[str, Any]) -> list[list[str]]:
 
 
 def difference_rows(table_of: dict[str, Any]) -> list[list[str]]:
-    """What every setting has over the one above it."""
+    """What every setting has over its base."""
     rows = []
     for name, setting in table_of.items():
         for key in ("part_AP", "rare_part_AP", "implant_AP"):
@@ -52,7 +52,7 @@ def difference_rows(table_of: dict[str, Any]) -> list[list[str]]:
 
 
 def axis_rows(table_of: dict[str, Any]) -> list[list[str]]:
-    """Accuracy of every axis, settings across, with the interval of the difference to the setting before it."""
+    """Accuracy of every axis, settings across, with the interval of the difference to its base."""
     axes = sorted(set().union(*(setting["axes"] for setting in table_of.values())))
     return [[axis, *(axis_cell(setting, axis) for setting in table_of.values())] for axis in axes]
 
@@ -77,7 +77,8 @@ def ablation_section() -> list[str]:
         f"and evaluated on {result['num_val']} images of its validation part; seeds "
         f"{', '.join(map(str, result['seeds']))}. Every row with a + adds to the one above. Last column: axes read "
         "rightly on thirds that were found, percent, mean over the axes. So short a training shows what helps soon, "
-        "not where a long one ends.",
+        "not where a long one ends. The heads of the cascade have other names than those of the start, and begin with "
+        "random weights.",
         table(metric_rows(settings), ["", *METRICS.values(), "axes"]),
         "Differences, paired over the seeds, with 95 % intervals (Student's t):",
         table(

@@ -51,8 +51,12 @@ def grouping_section() -> list[str]:
             [METHODS[method], *(f"{row[c]['exact']:.3f} ({row[c]['median_iou']:.2f})" for c in conditions)]
             for method, row in of_dataset["methods"].items()
         ]
-        title = "crowded panoramics" if name == "panoramic" else "preset idd"
-        paragraphs += [f"{title.capitalize()}, {of_dataset['images']} test images:", table(rows, ["", *conditions])]
+        images = f"{of_dataset['images']} test images"
+        if name == "panoramic":
+            title = f"Panoramics with {of_dataset['min_implants']} implants or more, {images}:"
+        else:
+            title = f"Preset idd, {images}:"
+        paragraphs += [title, table(rows, ["", *conditions])]
     return [*paragraphs, source(result, "assembly_grouping")]
 
 
@@ -270,7 +274,9 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
             f"{unseen['num_unseen']} found implants) against {unseen['num_known']} known ones of the test patients: "
             f"AUROC of `fit` **{unseen['auroc_of_fit']:.3f}**; called `unknown` are "
             f"{100 * unseen['unseen_called_unknown']:.0f} % of the unseen and "
-            f"{100 * unseen['known_called_unknown']:.0f} % of the known ones. " + without_fit(unseen)
+            f"{100 * unseen['known_called_unknown']:.0f} % of the known ones. At commits older "
+            "than 644e308 (26 November 2026) `fit` went by the confusions of the best reading of every axis, and at "
+            "those older than 7a60b1e `unknown` was calibrated by implants. " + without_fit(unseen)
         )
     return paragraphs
 

@@ -67,18 +67,18 @@ def _add_vit_keys(cfg: CfgNode) -> None:
 def _add_part_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PART_HEAD = CfgNode()  # read by ImplantROIHeads and CascadeImplantROIHeads
     # binary_cross_entropy or focal: one question per category, so several can stand on one box.
-    # cross_entropy: a softmax over categories that exclude each other, Detectron2's own head; to it what is not
-    # assessable is background like all that is not annotated.
+    # cross_entropy: a softmax over categories that exclude each other, Detectron2's own head (but where annotated boxes
+    # coincide: here one of them is proposed); to it what is not assessable is background like all not annotated.
     cfg.MODEL.PART_HEAD.LOSS = "binary_cross_entropy"
     cfg.MODEL.PART_HEAD.FOCAL_GAMMA = 2.0  # how much easy proposals are played down, 0 or >= 1
     cfg.MODEL.PART_HEAD.FOCAL_ALPHA = 0.25  # share of yes against no, in [0, 1]; < 0: no such balance
-    # none, inverse_frequency, effective_number (class-balanced loss), or given; the first three count the training set.
+    # none, inverse_frequency, effective_number (class-balanced loss), or given; those between count the training set.
     cfg.MODEL.PART_HEAD.CLASS_WEIGHTING = "none"
     cfg.MODEL.PART_HEAD.CLASS_WEIGHTS = []  # > 0, one per category, for the weighting `given`
     cfg.MODEL.PART_HEAD.EFFECTIVE_NUMBER_BETA = 0.999  # in [0, 1); 0: all alike, towards 1: inverse frequency
-    cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA = 0.0  # width of the Gaussian of Soft-NMS, in IoU², > 0; 0: ordinary NMS
+    cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA = 0.0  # width of the Gaussian of Soft-NMS, in IoU², > 0; 0: NMS
     # A detection gets the mean box of the candidates of its category that overlap with it from this IoU on, in [0, 1];
-    # with TEST.AUG, also the mean score over the versions. 0: the best candidate's box and score.
+    # with TEST.AUG, also the mean score over the versions. 0: the best candidate's box and score. Not with Soft-NMS.
     cfg.MODEL.PART_HEAD.BOX_VOTING_IOU = 0.0
     # w, in [0, 1), of score = probability ** (1 - w) * objectness ** w: how far the RPN has a say in it.
     cfg.MODEL.PART_HEAD.OBJECTNESS_WEIGHT = 0.0

@@ -234,6 +234,37 @@ def test_differences_are_to_the_base_that_is_given(benchmark, monkeypatch, tmp_p
     assert "difference" not in first["a"]
 
 
+def test_axes_and_the_rarest_parts_by_hand(benchmark):
+    """Three middle thirds: read rightly, read wrongly (though a weaker reading is right), and not found."""
+    runs = benchmark("head_runs")
+    names = ("middle.body.straight", "middle.body.tapered", "middle.thread.square", "ITI")
+    groups = ("middle", "middle", "middle", "system")
+    trained = (50, 5, 20, 70)
+    categories = [
+        {"id": k, "name": name, "supercategory": group, "num_train": number}
+        for k, (name, group, number) in enumerate(zip(names, groups, trained, strict=True), start=1)
+    ]
+
+    def box(image, category, **more):
+        return {"image_id": image, "category_id": category, "bbox": [10.0, 10.0, 20.0, 30.0], **more}
+
+    truth = {"images": [{"id": k, "width": 50, "height": 50} for k in (1, 2, 3)], "categories": categories}
+    labels = [(1, 1), (1, 4), (2, 1), (2, 3), (3, 1), (3, 2)]
+    truth["annotations"] = [
+        box(image, category, id=k, area=600.0, iscrowd=0) for k, (image, category) in enumerate(labels, start=1)
+    ]
+    found = [box(1, 1, score=0.9), box(1, 4, score=0.9), box(2, 2, score=0.8), box(2, 1, score=0.3)]
+    axes = runs.axis_accuracy(truth, found)
+    # Of the first two thirds; both are straight.
+    assert (axes["middle.body"]["answered"], axes["middle.body"]["accuracy"]) == (100, 50)
+    assert (axes["middle.thread"]["answered"], axes["middle.thread"]["accuracy"]) == (0, 0)
+    metrics = runs.metrics(truth, found)
+    assert metrics["implant_AP50"] == pytest.approx(100)
+    # 2 of 3 straight thirds are found, above nothing false: a precision of 1 up to the 67th of 101 recalls.
+    assert metrics["part_AP50"] == pytest.approx(100 * 67 / 101 / 3)
+    assert metrics["rare_part_AP50"] == 0  # the rarest of three
+
+
 def test_figure_4_leaves_the_runs_as_they_are(benchmark, idd_root, tmp_path, monkeypatch):
     options = ["DATASETS.ROOT", str(idd_root), "DATASETS.NAME", "figure", "OUTPUT_DIR", str(tmp_path / "run")]
     options += ["DATASETS.TRAIN", "('figure_train_fold0',)", "DATASETS.TEST", "('figure_val_fold0',)"]

@@ -38,7 +38,7 @@ def test_inits_differ_in_nothing_but_the_init(kind):
     assert len({cfg.MODEL.WEIGHTS for cfg in loaded.values()}) == 4
     suffix = kind.removeprefix("idd")
     for cfg in loaded.values():
-        assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == ((f"idd_train_fold0{suffix}",), (f"idd_val_fold0{suffix}",))
+        assert ((f"idd_train_fold0{suffix}",), (f"idd_val_fold0{suffix}",)) == (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     assert loaded["random"].MODEL.ROI_HEADS.NAME == "ImplantROIHeads"
     for cfg in loaded.values():
         cfg.MODEL.WEIGHTS, cfg.SOLVER.LAYER_DECAY, cfg.OUTPUT_DIR = "", 1.0, ""

@@ -124,12 +124,13 @@ class ClassWeights:
 
 
 def count_annotations(datasets: Sequence[str], num_classes: int) -> Tensor:
-    """Annotations of each category in registered datasets, (K,)."""
+    """Annotations of each category in registered datasets, (K,), without those of crowds."""
     counted = Counter(
         annotation["category_id"]
         for name in datasets
         for record in DatasetCatalog.get(name)
         for annotation in record.get("annotations", ())
+        if not annotation.get("iscrowd")  # the mappers drop those
     )
     return torch.tensor([counted[index] for index in range(num_classes)], dtype=torch.float64)
 

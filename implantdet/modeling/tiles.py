@@ -27,7 +27,7 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
 
 
 class TiledDetector(nn.Module):
-    """Looks at every image in overlapping tiles, and unites what it finds by NMS, category by category.
+    """Looks at every image in overlapping tiles, and unites what it finds category by category, by NMS or Soft-NMS.
 
     What a tile's edge cuts off is left to the neighbour that shows it whole, so that nothing larger than the overlap
     should be looked for. Images no larger than a tile are looked at as they are.
@@ -36,7 +36,8 @@ class TiledDetector(nn.Module):
         model: a ``GeneralizedRCNN`` without masks.
         size: side of a tile, in pixels of the image that the model is given.
         overlap: what neighbours share at least, in pixels.
-        uniter: makes detections of what all tiles show. It must not vote: each tile sees something else.
+        uniter: makes detections of what all tiles show. It must not vote: each tile sees something else. If it lowers
+            scores, by Soft-NMS, the heads do not before.
         batch_size: tiles that pass through the model together.
 
     Raises:
@@ -64,8 +65,8 @@ class TiledDetector(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """Arguments of the constructor from ``TEST`` and ``MODEL.ROI_HEADS``."""
-        heads, test = cfg.MODEL.ROI_HEADS, cfg.TEST
-        uniter = Uniter(heads.NMS_THRESH_TEST, 0.0, 0.0, heads.SCORE_THRESH_TEST, test.DETECTIONS_PER_IMAGE)
+        heads, test, sigma = cfg.MODEL.ROI_HEADS, cfg.TEST, cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA
+        uniter = Uniter(heads.NMS_THRESH_TEST, sigma, 0.0, heads.SCORE_THRESH_TEST, test.DETECTIONS_PER_IMAGE)
         return {"model": model, "size": test.TILE_SIZE, "overlap": test.TILE_OVERLAP, "uniter": uniter}
 
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
@@ -88,10 +89,22 @@ class TiledDetector(nn.Module):
         tiles = [{"image": given["image"][:, y : y + self.size, x : x + self.size]} for y, x in corners]
         found = []
         for start in range(0, len(tiles), self.batch_size):
-            outputs = self.model(tiles[start : start + self.batch_size])
+            outputs = self._look_at(tiles[start : start + self.batch_size])
             for (y, x), output in zip(corners[start:], outputs, strict=False):
                 found.append(self._placed(output["instances"], y, x, (height, width)))
         return detector_postprocess(self.uniter(found), given.get("height", height), given.get("width", width))
+
+    def _look_at(self, tiles: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """The model's detections in some tiles; its candidates, where they are united once over all tiles."""
+        heads: Any = self.model.roi_heads
+        own = getattr(heads, "uniter", None)
+        if own is None or self.uniter.soft_nms_sigma == 0:
+            return self.model(tiles)
+        heads.uniter = None
+        try:
+            return self.model(tiles)
+        finally:
+            heads.uniter = own
 
     def _placed(self, instances: Instances, y: int, x: int, image_size: tuple[int, int]) -> Instances:
         """What a tile at this corner shows whole, in pixels of the image."""

@@ -15,7 +15,7 @@ from implantdet.modeling.soft_nms import soft_nms
 
 @dataclass(frozen=True)
 class Uniter:
-    """Unites candidates category by category: by NMS or Soft-NMS, and by box voting.
+    """Unites candidates category by category: by NMS, with or without box voting, or by Soft-NMS.
 
     In box voting, each detection that is kept gets the mean of the boxes of its category that overlap with it, weighted
     by their overlap and their score: many proposals know better than the best one where a third ends (Gidaris and
@@ -24,7 +24,8 @@ class Uniter:
 
     Attributes:
         nms_thresh: IoU above which the worse of two detections of a category is dropped, in [0, 1].
-        soft_nms_sigma: width of the Gaussian of Soft-NMS, which then replaces NMS; 0: NMS.
+        soft_nms_sigma: width of the Gaussian of Soft-NMS, which then replaces NMS; 0: NMS. It keeps rivals, so that
+            nobody is left to vote.
         voting_iou: IoU from which a candidate votes, in (0, 1]; 0: no voting, and scores stay.
         score_thresh: score that a detection must exceed.
         topk: number of detections to keep; < 0 keeps all.
@@ -48,6 +49,11 @@ class Uniter:
             raise ValueError(f"MODEL.PART_HEAD.SOFT_NMS_SIGMA must be above 0, or 0 for ordinary NMS; found {sigma}")
         if not 0 <= voting_iou <= 1:
             raise ValueError(f"MODEL.PART_HEAD.BOX_VOTING_IOU: found {voting_iou}, expected a number in [0, 1]")
+        if sigma > 0 and voting_iou > 0:
+            raise ValueError(
+                f"MODEL.PART_HEAD.SOFT_NMS_SIGMA is {sigma}, and BOX_VOTING_IOU {voting_iou}: detections that Soft-NMS "
+                "keeps beside each other would vote on each other's boxes; set one of them to 0.0"
+            )
         if sigma == voting_iou == 0:
             return None
         heads = cfg.MODEL.ROI_HEADS
@@ -84,7 +90,7 @@ class Uniter:
             with torch.autocast(theirs.device.type, enabled=False):  # which would round to whole pixels
                 mean = weight.to(theirs) @ theirs / total
             boxes[mine] = torch.where(total > 0, mean, boxes[mine])  # a box without an area overlaps with nothing
-            if len(versions) > 1 and self.soft_nms_sigma == 0:
+            if len(versions) > 1:
                 best = [_best(weight > 0, version.scores) for weight, version in zip(weights, rivals, strict=True)]
                 scores[mine] = torch.stack(best).mean(dim=0)
         return Instances(kept.image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=kept.pred_classes)

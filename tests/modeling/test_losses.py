@@ -139,6 +139,15 @@ def test_weights_are_counted_in_the_registered_set_and_logged(dataset, caplog):
     assert "category flat: 1 annotations, weight " in caplog.text
 
 
+def test_crowds_are_not_counted_because_nothing_is_trained_on_them():
+    annotations = [{"category_id": 0, "iscrowd": 1}, {"category_id": 0, "iscrowd": 0}, {"category_id": 1}]
+    DatasetCatalog.register("with_crowds", lambda: [{"annotations": annotations}])
+    try:
+        assert count_annotations(["with_crowds"], 2).tolist() == [1, 1]
+    finally:
+        DatasetCatalog.remove("with_crowds")
+
+
 def test_given_weights():
     assert class_weights("given", 2, given=[1, 2.5]).tolist() == [1.0, 2.5]
     assert class_weights("none", 2).tolist() == [1.0, 1.0]

@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
@@ -249,11 +250,34 @@ def test_losses_are_weighted():
     torch.testing.assert_close(other["loss_cls"], 0.5 * one["loss_cls"])
 
 
-def test_class_weights_of_the_config_reach_the_loss():
+def config(**part_head):
     cfg = get_cfg()
     add_implantdet_config(cfg)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = 2, True
-    cfg.MODEL.PART_HEAD.CLASS_WEIGHTING, cfg.MODEL.PART_HEAD.CLASS_WEIGHTS = "given", [1.0, 3.0]
-    cfg.MODEL.PART_HEAD.EFFECTIVE_NUMBER_BETA = 0.5
-    assert PartPredictor.from_config(cfg, ShapeSpec(channels=4))["effective_number_beta"] == 0.5
-    assert PartPredictor(cfg, ShapeSpec(channels=4)).get_class_weights().tolist() == [1.0, 3.0]
+    for key, value in part_head.items():
+        cfg.MODEL.PART_HEAD[key] = value
+    return cfg
+
+
+def test_class_weights_of_the_config_reach_the_loss():
+    """A softmax by hand: proposals of either category and of none, whose weight is 1."""
+    cfg = config(LOSS="cross_entropy", CLASS_WEIGHTING="given", CLASS_WEIGHTS=[1.0, 3.0])
+    weighted = PartPredictor(cfg, ShapeSpec(channels=CHANNELS))
+    logits, deltas = torch.log(torch.tensor([[0.5, 0.25, 0.25]])).repeat(3, 1), torch.zeros(3, 4)
+    proposals = single_label_proposals([0, 1, 2])
+    with EventStorage():
+        losses = weighted.losses((logits, deltas), [proposals])
+    assert losses["loss_cls"].item() == pytest.approx((math.log(2) + 3 * math.log(4) + math.log(4)) / 3)
+    assert losses["loss_box_reg"] > 0
+
+
+def test_the_beta_of_the_config_weighs_the_training_set():
+    """Effective numbers of 1 and 2 annotations are 1 and 1.5; scaled to a mean of 1 over the annotations."""
+    DatasetCatalog.register("one_and_two", lambda: [{"annotations": [{"category_id": k} for k in (0, 1, 1)]}])
+    cfg = config(CLASS_WEIGHTING="effective_number", EFFECTIVE_NUMBER_BETA=0.5)
+    cfg.DATASETS.TRAIN = ("one_and_two",)
+    try:
+        weights = PartPredictor(cfg, ShapeSpec(channels=CHANNELS)).get_class_weights()
+    finally:
+        DatasetCatalog.remove("one_and_two")
+    torch.testing.assert_close(weights, torch.tensor([9 / 7, 6 / 7]))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from scipy import ndimage
 from torch import distributed, nn
@@ -121,14 +122,39 @@ def test_the_best_are_kept_and_nothing_is_found_in_nothing():
     assert len(nothing["instances"]) == 0
 
 
+def test_soft_nms_lowers_scores_once_over_all_tiles(tiny_cfg):
+    """As if one call had seen the candidates of all tiles; and the heads have their own way again afterwards."""
+    cfg = tiny_cfg(
+        *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+        *("MODEL.PART_HEAD.SOFT_NMS_SIGMA", 0.5, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-6, "MODEL.MASK_ON", False),
+        *("TEST.TILE_SIZE", 64, "TEST.TILE_OVERLAP", 32),
+    )
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    own = model.roi_heads.uniter
+    given = {"image": torch.rand(1, 64, 96) * 255}
+    with torch.no_grad():
+        (found,) = TiledDetector(cfg, model)([given])
+        assert model.roi_heads.uniter is own
+        everything = Uniter(1.0, 0.0, 0.0, 0.0, -1)
+        model.roi_heads.uniter = None
+        (candidates,) = TiledDetector(model, size=64, overlap=32, uniter=everything)([given])
+    expected = own([candidates["instances"]])
+    assert len(expected) == cfg.TEST.DETECTIONS_PER_IMAGE
+    torch.testing.assert_close(found["instances"].scores, expected.scores)
+    torch.testing.assert_close(found["instances"].pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
 def test_settings_come_from_the_config_and_wrong_ones_are_errors():
     cfg = get_cfg()
     add_implantdet_config(cfg)
     cfg.TEST.TILE_SIZE, cfg.TEST.TILE_OVERLAP, cfg.TEST.DETECTIONS_PER_IMAGE = 64, 16, 7
     cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.4, 0.1
-    cfg.MODEL.PART_HEAD.BOX_VOTING_IOU, cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA = 0.5, 0.5  # of one tile
+    cfg.MODEL.PART_HEAD.BOX_VOTING_IOU = 0.5  # of one tile
     detector = TiledDetector(cfg, Bright())
     assert (detector.size, detector.overlap, detector.uniter) == (64, 16, Uniter(0.4, 0.0, 0.0, 0.1, 7))
+    cfg.MODEL.PART_HEAD.BOX_VOTING_IOU, cfg.MODEL.PART_HEAD.SOFT_NMS_SIGMA = 0.0, 0.5
+    assert TiledDetector(cfg, Bright()).uniter == Uniter(0.4, 0.5, 0.0, 0.1, 7)
     for overlap in (-1, 64):
         cfg.TEST.TILE_OVERLAP = overlap
         with pytest.raises(ValueError, match=rf"TEST\.TILE_OVERLAP must be from 0 .* TEST\.TILE_SIZE; found {overlap}"):

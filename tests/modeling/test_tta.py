@@ -138,7 +138,7 @@ def test_two_categories_on_one_box_stay_two_detections(cfg):
     assert found.image_size == (HEIGHT, WIDTH)
 
 
-UNITED = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.4), (0.5, 0.4)]  # widths of Soft-NMS, and IoU of the votes
+UNITED = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.4)]  # widths of Soft-NMS, and IoU of the votes
 
 
 @pytest.mark.parametrize(("sigma", "voting_iou"), UNITED)

@@ -56,13 +56,6 @@ def test_without_voting_soft_nms_is_all():
     assert rows(found) == rows(soft_nms(candidates, 0.5, 0.05)[:2])
 
 
-def test_soft_nms_decides_on_scores_and_votes_on_boxes():
-    candidates = detections((0, 10, 0.9, 0), (0, 8, 0.8, 0))
-    found = uniter(soft_nms_sigma=0.5)([candidates])
-    assert found.scores.tolist() == soft_nms(candidates, 0.5, 0.05).scores.tolist()
-    assert rows(found)[0][1] == pytest.approx((0.9 * 10 + 0.64 * 8) / 1.54)
-
-
 def test_nothing_unites_to_nothing():
     assert len(uniter()([detections()])) == len(uniter()([detections(), detections()])) == 0
     assert rows(uniter()([detections(), detections((0, 10, 0.9, 0))])) == [pytest.approx((0, 10, 0.45, 0))]
@@ -92,6 +85,12 @@ def test_from_a_config():
 def test_numbers_out_of_their_range(key, value, expected):
     with pytest.raises(ValueError, match=rf"MODEL\.PART_HEAD\.{key}:? {expected}"):
         Uniter.from_config(config(f"MODEL.PART_HEAD.{key}", value))
+
+
+def test_soft_nms_and_votes_exclude_each_other():
+    options = ("MODEL.PART_HEAD.SOFT_NMS_SIGMA", 0.5, "MODEL.PART_HEAD.BOX_VOTING_IOU", 0.4)
+    with pytest.raises(ValueError, match=r"SIGMA is 0\.5, and BOX_VOTING_IOU 0\.4: .* set one of them to 0\.0"):
+        Uniter.from_config(config(*options))
 
 
 def test_votes_are_not_rounded_in_mixed_precision():
