@@ -136,6 +136,7 @@ def peak_of_process(name: str, kind: str, arguments: argparse.Namespace) -> floa
     """Peak of resident memory, in GiB, of a process that does one step."""
     command = [sys.executable, __file__, "--device", "cpu", "--batch", str(arguments.batch), "--one-step", name, kind]
     command += ["--smoke"] if arguments.smoke else []
+    command += ["--weights", *(f"{variant}={path}" for variant, path in arguments.weights.items())]
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 
 

@@ -122,6 +122,20 @@ def test_odd_batches_have_finite_losses_with_gradients(heads, images, loss, box_
         assert torch.isfinite(parameter.grad).all()
 
 
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("labels", [[], [(0, TWICE), (1, TWICE)]], ids=["no annotations", "two on one box"])
+def test_masks_train_beside_images_without_annotations(heads, labels):
+    module = tiny_heads(heads, "MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True)
+    given, annotations = [proposals(TWICE, OTHER), proposals(OTHER)], [targets(*labels), targets()]
+    if labels:
+        annotations[0].gt_masks = BitMasks(torch.ones(len(labels), SIZE, SIZE, dtype=torch.bool))
+    with EventStorage():
+        _, losses = module(None, features(2), given, annotations)
+    assert (losses["loss_mask"] > 0) == bool(labels)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
+
+
 def test_each_stage_of_the_cascade_labels_by_its_own_threshold():
     module = tiny_heads("CascadeImplantROIHeads")
     near = [12.0, 10.0, 28.0, 36.0]  # IoU with TWICE is 26/40 = 0.65

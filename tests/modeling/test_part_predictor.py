@@ -43,7 +43,7 @@ def losses_of(box_predictor, features, proposals):
         return box_predictor.losses(box_predictor(features), proposals)
 
 
-@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "ciou"])
+@pytest.mark.parametrize("box_loss, beta", [("smooth_l1", 0.0), ("smooth_l1", 0.5), ("giou", 0.0), ("ciou", 0.0)])
 @pytest.mark.parametrize(
     "loss, theirs",
     [
@@ -52,9 +52,10 @@ def losses_of(box_predictor, features, proposals):
         ("binary_cross_entropy", {"use_sigmoid_ce": True}),
     ],
 )
-def test_with_single_labels_it_is_detectron2s_own(loss, theirs, box_loss):
+def test_with_single_labels_it_is_detectron2s_own(loss, theirs, box_loss, beta):
     torch.manual_seed(0)
     common = {"cls_agnostic_bbox_reg": theirs.pop("cls_agnostic_bbox_reg", True), "box_reg_loss_type": box_loss}
+    common["smooth_l1_beta"] = beta
     reference = predictor(FastRCNNOutputLayers, **theirs, **common)
     ours = predictor(loss=loss, **common)
     torch.nn.init.normal_(reference.cls_score.weight)
