@@ -156,6 +156,8 @@ def main() -> None:
         classes = MetadataCatalog.get(f"{label}_test").thing_classes
         meaning = PartAssembler(classes).meanings
         test = [record for record in test if len(known_implants(record, meaning)) >= at_least]
+        if not test:
+            raise SystemExit(f"{root}: no test image shows {at_least} implants or more")
         table: dict[str, dict[str, dict[str, float]]] = {}
         for method in METHODS:
             assembler = PartAssembler(classes, method=method).fit(training)

@@ -251,23 +251,28 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         """Change parameters of the constructor. What was learned stays, unless it was of other classes.
 
         Raises:
-            ValueError: as the constructor, or the taxonomy lacks values that were calibrated with; nothing is changed.
+            ValueError: as the constructor, or a taxonomy lacks values of the one before. Whatever is raised, nothing is
+                changed.
         """
         defaults = {"lines": default_lines, "taxonomy": default_taxonomy}
-        before = self.get_params(deep=False)
-        super().set_params(**{k: defaults[k]() if k in defaults and v is None else v for k, v in params.items()})
+        before, learned = self.get_params(deep=False), self.state_
         try:
+            super().set_params(**{k: defaults[k]() if k in defaults and v is None else v for k, v in params.items()})
+            self.thing_classes, self.lines = tuple(self.thing_classes), tuple(self.lines)
             self._derive()
-            if "thing_classes" in params:
+            if self.thing_classes != before["thing_classes"]:
                 self.state_ = None
-            elif self.state_ is not None:
+            elif learned is not None:
                 if "taxonomy" in params:
                     values = [axis_values(taxonomy) for taxonomy in (before["taxonomy"], self.taxonomy)]
-                    self.state_ = state.of_today(self.state_, self.thing_classes, *values)
+                    self.state_ = state.of_today(learned, self.thing_classes, *values)
                 self._prepare()
-        except ValueError:
+        except Exception:
             super().set_params(**before)
             self._derive()
+            self.state_ = learned
+            if learned is not None:
+                self._prepare()
             raise
         return self
 

@@ -65,6 +65,8 @@ class Candidates(NamedTuple):
 def enumerate_candidates(parts: Parts, model: ImplantModel, missing: Array) -> Candidates:
     """Singles, pairs and triples within reach, alone and in whole implants, at most ``PER_PART`` times P of them.
 
+    And every whole implant alone.
+
     Args:
         parts: of one image.
         model: learned from known implants.
@@ -85,13 +87,16 @@ def enumerate_candidates(parts: Parts, model: ImplantModel, missing: Array) -> C
     wholes = np.flatnonzero(parts.slots == WHOLE)
     if not len(wholes):
         return loose
+    inside = _inside_wholes(unrooted, wholes, parts, model, missing[WHOLE])
+    members = np.concatenate([loose.members, inside.members])
+    found = _prune(Candidates(members, np.concatenate([loose.costs, inside.costs])), parts.alone)
+    # Where an implant is too small or covered to show its thirds, all three are missing together. Whatever thirds would
+    # gain by a whole implant, it can do without them.
+    wholes = wholes[parts.alone[wholes] > NEW]
     members = np.full((len(wholes), len(SLOTS)), -1)
     members[:, WHOLE] = wholes
-    inside = _inside_wholes(unrooted, wholes, parts, model, missing[WHOLE])
-    members = np.concatenate([loose.members, inside.members, members])
-    # Where an implant is too small or covered to show its thirds, all three are missing together.
-    costs = np.concatenate([loose.costs, inside.costs, np.full(len(wholes), NEW)])
-    return _prune(Candidates(members, costs), parts.alone)
+    costs = np.concatenate([found.costs, np.full(len(wholes), NEW)])
+    return Candidates(np.concatenate([found.members, members]), costs)
 
 
 def gains(candidates: Candidates, alone: Array) -> Array:

@@ -148,7 +148,7 @@ def of_today(
     known = state.calibration.scalings
     if lost := [f"{axis}.{name}" for axis in known for name in names[axis] if name not in values.get(axis, ())]:
         raise ValueError(
-            f"was calibrated with {', '.join(lost)}, which the taxonomy lacks; expected all values of that time, and "
+            f"came with {', '.join(lost)}, which the taxonomy lacks; expected all values of that time, and "
             "new ones at most. Put them back, or fit the assembler again"
         )
     scalings = {}

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from implantdet.data.checks import annotation_fault, escapes, image_fault
+from implantdet.data.files import written_whole
 from implantdet.data.problems import DataError, Problem
-from implantdet.files import written_whole
 
 ANNOTATIONS, IMAGES, FOLDS = "annotations.json", "images", "folds.json"
 NUM_FOLDS = 4

@@ -46,11 +46,12 @@ def _standardized(values: np.ndarray) -> np.ndarray:
     return centred / (centred.std() or 1)
 
 
-def same_pictures(hashes: np.ndarray) -> list[tuple[int, int, float]]:
+def same_pictures(hashes: np.ndarray, num_compared: int | None = None) -> list[tuple[int, int, float]]:
     """Pairs of images that show the same picture under some symmetry of the square, or its negative.
 
     Args:
         hashes: (N, K, K), from :func:`picture_hash`.
+        num_compared: compare the first ones alone with all; None: every image with every other.
 
     Returns:
         (i, j, agreement) with i < j, where the agreement is at least :data:`THRESHOLD`.
@@ -60,12 +61,13 @@ def same_pictures(hashes: np.ndarray) -> list[tuple[int, int, float]]:
     norms = np.sqrt(np.maximum(np.count_nonzero(flat, axis=1), 1)).astype(np.float32)
     flat /= norms[:, None]
     pairs = []
-    for start in range(0, len(hashes), _ROWS):
-        rows = hashes[start : start + _ROWS]
+    stop = len(hashes) if num_compared is None else num_compared
+    for start in range(0, stop, _ROWS):
+        rows = hashes[start : min(start + _ROWS, stop)]
         agreement = np.zeros((len(rows), len(hashes)), np.float32)
         for variant in _symmetries(rows):
             np.maximum(agreement, np.abs(variant.reshape(len(rows), -1).astype(np.float32) @ flat.T), out=agreement)
-        agreement /= norms[start : start + _ROWS, None]
+        agreement /= norms[start : start + len(rows), None]
         for i, j in np.argwhere(agreement >= THRESHOLD).tolist():
             if start + i < j:
                 pairs.append((start + i, j, round(float(agreement[i, j]), 3)))

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from implantdet.files import written_whole
+from implantdet.data.files import written_whole
 from implantdet.taxonomy import COLOURS
 
 _COCO_SIZES = (32, 96)  # sides in pixels that part small, medium and large in COCO's AP by size

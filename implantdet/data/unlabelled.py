@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.utils import comm
 from fvcore.transforms.transform import CropTransform, Transform, TransformList
 from numpy import ndarray
 from torchvision.transforms import RandomResizedCrop
@@ -131,13 +132,15 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
         DataError: there is no image, or a test image cannot be read.
     """
     folder, asked_for = cfg.DATASETS.IMAGE_FOLDER, set(cfg.DATASETS.TRAIN)
+    # Every record with the dataset folder that it is from, if it is from one of ours.
+    records: list[tuple[str | None, dict[str, Any]]]
     if folder:
-        source, dicts = f"DATASETS.IMAGE_FOLDER '{folder}'", image_folder_dicts(folder)
+        source, records = f"DATASETS.IMAGE_FOLDER '{folder}'", [(None, item) for item in image_folder_dicts(folder)]
     else:
         source = f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}"
-        dicts = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+        records = [(_root(name), record) for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
     # Of a dataset folder of ours, the sets of whole implants alone have the same images.
-    ours = {name.removesuffix(SYSTEMS) for name in asked_for if "idd_root" in MetadataCatalog.get(name).as_dict()}
+    ours = {name.removesuffix(SYSTEMS) for name in asked_for if _root(name) is not None}
     asked_for |= ours | {f"{name}{SYSTEMS}" for name in ours}
     held_out = {*cfg.DATASETS.TEST, f"{cfg.DATASETS.NAME}_test"} - asked_for
     known = [name for name in sorted(held_out) if name in DatasetCatalog]
@@ -147,19 +150,21 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             "give their dataset folder, with annotations.json and folds.json, as DATASETS.ROOT (found '%s')",
             *(source, " or ".join(sorted(held_out)), cfg.DATASETS.ROOT),
         )
-    test_dicts = [record for name in known for record in DatasetCatalog.get(name)]
-    test_files = [record["file_name"] for record in test_dicts]
-    kept = without_copies(dicts, test_files)
+    tested = [(_root(name), record["file_name"]) for name in known for record in DatasetCatalog.get(name)]
+    dicts = [record for _, record in records]
+    kept = without_copies(dicts, [path for _, path in tested])
     num_unreadable = 0
-    if test_files:
+    for root in dict.fromkeys(root for root, _ in records):
         # Folds of one dataset folder have no picture in common (`implantdet folds`).
-        roots = {MetadataCatalog.get(name).get("idd_root") for name in known} - {None}
-        folds = [name for name in cfg.DATASETS.TRAIN if MetadataCatalog.get(name).get("idd_root") in roots]
-        split = set() if folder else {record["file_name"] for name in folds for record in DatasetCatalog.get(name)}
-        others = [record for record in kept if record["file_name"] not in split]
-        if others:
-            found, num_unreadable = without_same_pictures(others, test_files)
-            kept = [record for record in kept if record["file_name"] in split] + found
+        strange = [path for other, path in tested if root is None or other != root]
+        own = {id(record) for origin, record in records if origin == root}
+        mine = [record for record in kept if id(record) in own]
+        if mine and strange:
+            fine, num_broken = without_same_pictures(mine, strange)
+            gone = own - set(map(id, fine))
+            kept = [record for record in kept if id(record) not in gone]
+            num_unreadable += num_broken
+    kept = comm.all_gather(kept)[0]  # what the main process could read, so that all have the same
     num_tested = len(dicts) - len(kept) - num_unreadable
     logger.info(
         "%s: %d images without labels; left out as test images: %d, as unreadable: %d",
@@ -171,6 +176,12 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             f"{source}: found {len(dicts)} images, none of which is left without the test images{unreadable}"
         )
     return kept
+
+
+def _root(dataset_name: str) -> str | None:
+    """The dataset folder of ours that a registered dataset is from."""
+    root = MetadataCatalog.get(dataset_name).get("idd_root")
+    return None if root is None else str(root)
 
 
 def image_folder_dicts(folder: str | Path) -> list[dict[str, Any]]:
@@ -230,7 +241,7 @@ def without_same_pictures(dicts: Sequence[dict[str, Any]], held_out: Sequence[st
         else:
             readable.append(record)
     first = len(held_out)
-    copies = {j - first for i, j, _ in same_pictures(np.stack(hashes)) if i < first <= j}
+    copies = {j - first for _, j, _ in same_pictures(np.stack(hashes), first) if j >= first}
     return [record for index, record in enumerate(readable) if index not in copies], len(dicts) - len(readable)
 
 

@@ -123,7 +123,8 @@ def _is_encoder_alone(weights: str) -> bool:
     """Whether weights lack what a ``MaskedImageModel`` has beside the ViT."""
     if not weights or weights.startswith(TIMM_SCHEME):
         return bool(weights)
-    return not any(key.removeprefix("module.").startswith("decoder.") for key in read_checkpoint(weights)["model"])
+    state = read_checkpoint(weights.partition("?")[0])["model"]  # behind it, Detectron2 takes options
+    return not any(key.removeprefix("module.").startswith("decoder.") for key in state)
 
 
 def trainer_class(cfg: CfgNode) -> type[Trainer]:

@@ -149,7 +149,8 @@ def _compare_with_calibration(cfg: CfgNode, record: Path) -> None:
                 "train_net.py --resume` with the config of the training and %s %s.",
                 *(key, now, then, record, key, then, key, now),
             )
-    for key in ("METHOD", "MERGE_DISTANCE", "MERGE_OVERLAP", "COVERAGE", "MIN_SCORE", "SCORE_QUANTILE"):
+    merging = ("MERGE_DISTANCE", "MERGE_OVERLAP") if cfg.ASSEMBLY.METHOD == "kmeans_paper" else ()
+    for key in ("METHOD", *merging, "COVERAGE", "MIN_SCORE", "SCORE_QUANTILE"):
         now, then = cfg.ASSEMBLY[key], training.get("ASSEMBLY", {}).get(key, cfg.ASSEMBLY[key])
         if now != then:
             logger.warning(

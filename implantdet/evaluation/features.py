@@ -75,7 +75,8 @@ class FeatureEvaluator(DatasetEvaluator):
         """Forget the features of the last round."""
         records = DatasetCatalog.get(self._dataset_name)
         self._records = {record["image_id"]: record for record in records}
-        self._groups = dict(zip(self._records, map(str, patient_groups(records)), strict=True))
+        groups = map(str, patient_groups(records))
+        self._groups = {record["image_id"]: group for record, group in zip(records, groups, strict=True)}
         self._samples = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:

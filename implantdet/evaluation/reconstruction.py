@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
+from implantdet.data.files import written_whole
 from implantdet.data.idd import write_json
-from implantdet.files import written_whole
 from implantdet.modeling.masked_image_model import restore
 from implantdet.modeling.mim_targets import standardize, unpatchify
 

@@ -184,23 +184,18 @@ class MaskedImageModel(nn.Module):
 
         Returns:
             ``features`` (D, ⌈h/p⌉, ⌈w/p⌉), of the image padded with the mean; and of its whole patches alone, whose
-            ``grid`` is (H, W) = (⌊h/p⌋, ⌊w/p⌋): ``mask``, a ``PatchMask`` for one image; ``pixels`` (L, p·p·C),
-            normalised; if the model predicts embeddings, ``predictions`` (M, T); if it predicts pixels,
+            ``grid`` is (H, W) = (⌊h/p⌋, ⌊w/p⌋), 1 at least: ``mask``, a ``PatchMask`` for one image; ``pixels``
+            (L, p·p·C), normalised; if the model predicts embeddings, ``predictions`` (M, T); if it predicts pixels,
             ``pixel_predictions`` (M, p·p·C), normalised. Where these are predicted standardised, mean and deviation
             are taken from the image, as in MAE's figures.
-
-        Raises:
-            ValueError: the image is smaller than a patch.
         """
-        grid = (image.shape[-2] // PATCH_SIZE, image.shape[-1] // PATCH_SIZE)
-        if not all(grid):
-            raise ValueError(f"found an image of {image.shape[-2]} × {image.shape[-1]} pixels, expected a whole patch")
+        grid = (max(image.shape[-2] // PATCH_SIZE, 1), max(image.shape[-1] // PATCH_SIZE, 1))
         images = self.normalize(image)[None]
         padded = F.pad(images, (0, -image.shape[-1] % PATCH_SIZE, 0, -image.shape[-2] % PATCH_SIZE))
         tokens, (rows, columns) = self.encoder.embed_patches(padded)
         patches = self.encoder.encode(tokens)[0, self.encoder.num_prefix_tokens :]  # without windows, as it is trained
         features = patches.unflatten(0, (rows, columns)).permute(2, 0, 1)
-        images = images[..., : grid[0] * PATCH_SIZE, : grid[1] * PATCH_SIZE]
+        images = padded[..., : grid[0] * PATCH_SIZE, : grid[1] * PATCH_SIZE]
         generator = torch.Generator().manual_seed(0)
         mask = sample_mask(1, grid, self.mask_ratio, self.mask_block, images.device, generator)
         predictions, pixels = self.predict(images, mask)

@@ -37,6 +37,15 @@ class Uniter:
     score_thresh: float
     topk: int
 
+    def __post_init__(self) -> None:
+        """Refuse what excludes each other."""
+        if self.soft_nms_sigma > 0 and self.voting_iou > 0:
+            raise ValueError(
+                f"MODEL.PART_HEAD.SOFT_NMS_SIGMA is {self.soft_nms_sigma}, and BOX_VOTING_IOU {self.voting_iou}: "
+                "detections that Soft-NMS keeps beside each other would vote on each other's boxes; set one of them "
+                "to 0.0"
+            )
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Uniter | None:
         """As ``MODEL.PART_HEAD`` asks for it; None if Detectron2's own NMS is enough.
@@ -49,11 +58,6 @@ class Uniter:
             raise ValueError(f"MODEL.PART_HEAD.SOFT_NMS_SIGMA must be above 0, or 0 for ordinary NMS; found {sigma}")
         if not 0 <= voting_iou <= 1:
             raise ValueError(f"MODEL.PART_HEAD.BOX_VOTING_IOU: found {voting_iou}, expected a number in [0, 1]")
-        if sigma > 0 and voting_iou > 0:
-            raise ValueError(
-                f"MODEL.PART_HEAD.SOFT_NMS_SIGMA is {sigma}, and BOX_VOTING_IOU {voting_iou}: detections that Soft-NMS "
-                "keeps beside each other would vote on each other's boxes; set one of them to 0.0"
-            )
         if sigma == voting_iou == 0:
             return None
         heads = cfg.MODEL.ROI_HEADS

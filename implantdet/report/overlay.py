@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from implantdet.files import written_whole
+from implantdet.data.files import written_whole
 from implantdet.taxonomy import COLOURS, THIRDS
 
 HEIGHT = 720  # of a panel, in pixels; smaller images are enlarged to it

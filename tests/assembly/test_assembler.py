@@ -231,10 +231,16 @@ def test_it_is_an_estimator():
     check_is_fitted(assembler)
     with pytest.raises(NotFittedError):
         check_is_fitted(copied)
-    for wrong in ({"method": "bogus"}, {"coverage": 7.0}):
-        with pytest.raises(ValueError, match="ASSEMBLY"):
+    for wrong in (
+        *({"method": "bogus"}, {"coverage": 7.0}, {"coverage": "0.8"}, {"lines": ["x"]}, {"taxonomy": "x"}),
+        {"method": "exact", "bogus": 1},
+    ):
+        with pytest.raises((ValueError, TypeError, AttributeError)):
             assembler.set_params(**wrong)
     assert assembler.get_params() == copied.get_params()  # what is refused changes nothing
+    check_is_fitted(assembler)
+    assert assembler.set_params(**assembler.get_params()).state_ is not None
+    clone(assembler.set_params(lines=list(LINES), thing_classes=list(CLASSES)))
     check_is_fitted(assembler)
     assembler.set_params(method="exact", lines=LINES[:1])
     assert assembler.longest == max(LINES[0].lengths) and assembler.ranker_.table.titles[0] == LINES[0].title

@@ -90,6 +90,17 @@ def test_thirds_that_are_too_weak_for_an_implant_of_their_own_may_belong_to_a_wh
     assert {rooted, loose} <= set(found(by_themselves + 1e-3))
 
 
+def test_a_whole_implant_can_do_without_the_thirds_that_it_would_gain_by():
+    """However many sets of them there are: they may be another one's."""
+    thirds = [np.add(box, k) for box in column(0) for k in (0, 3)]
+    layout = parts([*thirds, [0, 0, 30, 90]], [0, 0, 1, 1, 2, 2, WHOLE], alone=50.0)
+    found = enumerated(layout, np.full(4, 3.0))
+    assert sum(row[WHOLE] == 6 for row in found) > PER_PART
+    assert found[-1, -1, -1, 6] == NEW
+    too_weak = parts([[0, 0, 30, 90]], [WHOLE], alone=NEW - 0.1)
+    assert enumerated(too_weak, np.full(4, 3.0)) == {}
+
+
 def test_the_number_of_candidates_is_bounded():
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 60, (120, 2))

@@ -84,7 +84,7 @@ def test_another_taxonomy_takes_over_what_was_calibrated(calibrated, tmp_path):
     mine.save(tmp_path / "mine.json")
     read.save(tmp_path / "read.json")
     assert (tmp_path / "mine.json").read_bytes() == (tmp_path / "read.json").read_bytes()
-    with pytest.raises(ValueError, match=r"was calibrated with middle\.thread\.wavy, system\.Acme, which the taxonomy"):
+    with pytest.raises(ValueError, match=r"came with middle\.thread\.wavy, system\.Acme, which the taxonomy"):
         mine.set_params(taxonomy=None)
     mine.save(tmp_path / "mine.json")
     assert (tmp_path / "mine.json").read_bytes() == (tmp_path / "read.json").read_bytes()

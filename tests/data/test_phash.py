@@ -63,6 +63,8 @@ def test_all_pairs_of_several_copies_across_blocks(monkeypatch):
     pairs = same_pictures(np.stack(hashes))
     assert [pair[:2] for pair in pairs] == [(0, 3), (0, 6), (3, 6)]
     assert all(pair[2] == 1 for pair in pairs)
+    for number in (1, 3, 4):
+        assert same_pictures(np.stack(hashes), number) == [pair for pair in pairs if pair[0] < number]
 
 
 def test_different_pictures_with_one_outline_stay_apart():

@@ -94,6 +94,17 @@ def test_pictures_are_also_held_out_of_datasets_of_another_origin(cfg, idd_root,
         DatasetCatalog.remove("export")
 
 
+def test_pictures_of_test_sets_of_another_origin_are_held_out_of_ours(cfg, idd_root, tmp_path):
+    first, *others = [record["file_name"] for record in DatasetCatalog.get("unlabelled_train_fold0")]
+    cv2.imwrite(str(tmp_path / "flipped.png"), cv2.imread(first)[::-1])
+    DatasetCatalog.register("clinic_test", lambda: [{"file_name": str(tmp_path / "flipped.png"), "image_id": 0}])
+    cfg.DATASETS.TEST = ("clinic_test",)
+    try:
+        assert [record["file_name"] for record in unlabelled_dicts(cfg)] == others
+    finally:
+        DatasetCatalog.remove("clinic_test")
+
+
 def test_a_missing_file_and_a_wrong_size_end_no_training(cfg, idd_root, tmp_path, caplog):
     there = str(idd_root / "images" / sorted(names_of("train_fold0"))[0])
     records = [

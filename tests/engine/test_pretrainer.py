@@ -162,15 +162,20 @@ def test_a_pretraining_probes_its_features(mim_cfg, tmp_path):
         Pretrainer.evaluate(cfg)
 
 
-def test_a_pretraining_in_mixed_precision(mim_cfg):
-    cfg = mim_cfg("SOLVER.AMP.ENABLED", "True", "DATASETS.TEST", "()")
-    model = train(cfg).checkpointer.model
-    assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in model.parameters())
-    exact = mim_cfg("SOLVER.AMP.ENABLED", "False", "DATASETS.TEST", "()", "OUTPUT_DIR", cfg.OUTPUT_DIR + "2")
-    for (name, rounded), other in zip(
-        model.named_parameters(), train(exact).checkpointer.model.parameters(), strict=True
-    ):
-        torch.testing.assert_close(rounded, other, rtol=0.1, atol=0.01, msg=name)
+def test_a_pretraining_in_mixed_precision(mim_cfg, tmp_path):
+    """Products are rounded, weights are not, and the way that these go is about the same."""
+    moves = []
+    for enabled, dtype in (("True", torch.bfloat16), ("False", torch.float32)):
+        options = ("SOLVER.AMP.ENABLED", enabled, "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path / enabled))
+        trainer, seen = Pretrainer(mim_cfg(*options)), set()
+        encoder = trainer.checkpointer.model.encoder
+        encoder.blocks[0].mlp.fc1.register_forward_hook(lambda _, given, found, seen=seen: seen.add(found.dtype))
+        start = torch.cat([p.detach().flatten().clone() for p in encoder.parameters()])
+        trainer.train()
+        assert seen == {dtype}
+        moves.append(torch.cat([p.detach().flatten() for p in encoder.parameters()]) - start)
+    assert moves[0].dtype == torch.float32 and moves[0].norm() > 0
+    assert torch.cosine_similarity(*moves, dim=0) > 0.9
 
 
 def test_a_zoom_that_does_nothing_is_a_warning(mim_cfg, idd_root, tmp_path, caplog):

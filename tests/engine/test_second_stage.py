@@ -197,13 +197,14 @@ def test_boxes_do_not_stand_for_masks_that_the_test_set_lacks(cfg, monkeypatch, 
             ("DATASETS.TEST", "('tiny_implants_test',)", "INPUT.PANORAMIC_ZOOM", 2.0),
             ["INPUT.PANORAMIC_ZOOM is 2.0, but the assembler was calibrated with 1.0 ("],
         ),
+        (("DATASETS.TEST", "('tiny_implants_test',)", "ASSEMBLY.MERGE_OVERLAP", 0.5), []),  # nothing reads it
         (
             (
-                *("DATASETS.TEST", "('tiny_implants_test',)", "ASSEMBLY.METHOD", "kmeans"),
+                *("DATASETS.TEST", "('tiny_implants_test',)", "ASSEMBLY.METHOD", "kmeans_paper"),
                 *("ASSEMBLY.COVERAGE", 0.8, "ASSEMBLY.MERGE_DISTANCE", 0.5, "ASSEMBLY.MERGE_OVERLAP", 0.5),
             ),
             [
-                "ASSEMBLY.METHOD is kmeans, but thresholds, scores and conformal sets were calibrated with exact (",
+                "ASSEMBLY.METHOD is kmeans_paper, but thresholds, scores and conformal sets were calibrated with",
                 "ASSEMBLY.MERGE_DISTANCE is 0.5, but thresholds, scores and conformal sets were calibrated with 0.25 (",
                 "ASSEMBLY.MERGE_OVERLAP is 0.5, but thresholds, scores and conformal sets were calibrated with 0.25 (",
                 "ASSEMBLY.COVERAGE is 0.8, but thresholds, scores and conformal sets were calibrated with 0.9 (",

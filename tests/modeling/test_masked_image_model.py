@@ -325,9 +325,10 @@ def test_features_are_those_of_an_encoder_without_windows_as_it_is_trained():
     assert not torch.allclose(windowed(image[None])["last_feat"], plain(image[None])["last_feat"])
 
 
-def test_an_image_smaller_than_a_patch_is_refused():
-    with pytest.raises(ValueError, match="found an image of 15 × 40 pixels, expected a whole patch"):
-        tiny_model().eval().inference(torch.rand(1, 15, 40))
+def test_an_image_smaller_than_a_patch_is_padded_to_one():
+    found = tiny_model().eval().inference(torch.full((1, 15, 40), 200.0))
+    assert found["features"].shape == (64, 1, 3) and found["grid"] == (1, 2)
+    assert found["pixels"].reshape(2, 16, 16)[:, -1].eq(0).all()
 
 
 def test_restore_undoes_standardize():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from implantdet.files import written_whole
+from implantdet.data.files import written_whole
 
 
 def test_a_file_comes_whole_and_alone(tmp_path: Path) -> None:
