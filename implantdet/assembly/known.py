@@ -13,7 +13,7 @@ from detectron2.structures import BoxMode
 from implantdet.assembly.gather import Meaning
 from implantdet.assembly.geometry import Array, union
 from implantdet.assembly.likelihood import directions
-from implantdet.data.frame import touches_frame
+from implantdet.data.edge import touches_frame
 from implantdet.structures import SLOTS, Box, Scale
 from implantdet.taxonomy import SYSTEM, THIRDS
 

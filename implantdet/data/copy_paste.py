@@ -13,7 +13,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
 
 from implantdet.data.dataset_mapper import RadiographMapper
-from implantdet.data.frame import touches_frame
+from implantdet.data.edge import touches_frame
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 _TRIES = 20  # random places for an implant; it is left out if each of them covers an annotation

@@ -3,7 +3,7 @@
 import pytest
 from detectron2.structures import BoxMode
 
-from implantdet.data.frame import touches_frame
+from implantdet.data.edge import touches_frame
 
 RECORD = {"width": 100, "height": 60}
 
