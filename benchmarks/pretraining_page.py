@@ -65,8 +65,8 @@ SIZES = {
 }
 CAVEATS = {
     "mim_opg": "The classes are findings on teeth, not implants. Seeds 3 and 4 of MAE and MDE were added when three "
-    "had left open which of the two is better (AP +1.0, interval from -0.7 to +2.6); the interval of all five does not "
-    "allow for this second look. Paired differences are of the seeds that both have.",
+    "had left open which of the two is better; the interval of all five does not allow for this second look. Paired "
+    "differences are of the seeds that both have.",
     "mim_phantom6000": "The detector's config was chosen by trainings that started from MDE's weights of seed 0 and "
     "were scored on these validation images; MDE's fine-tuning of seed 0 is one of these trainings. That favours MDE "
     "in this seed. The config has changed since. Paired differences are of the seeds that both have.",
