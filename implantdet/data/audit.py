@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from implantdet.data.groups import Pair, connected_groups, equal_values
 from implantdet.data.idd import FOLDS, IMAGES, load_folds, load_idd, read_json
-from implantdet.data.images import read_radiograph
-from implantdet.data.phash import picture_hash, same_pictures
+from implantdet.data.phash import picture_hashes, same_pictures
 from implantdet.data.problems import DataError
 
 AUDIT = "audit.json"
@@ -31,12 +29,14 @@ def audit(root: str | Path) -> dict[str, Any]:
     content = load_idd(root)
     images = content["images"]
     names = [root / IMAGES / image["file_name"] for image in images]
-    hashes = np.stack(
-        [picture_hash(read_radiograph(name)) for name in tqdm(names, desc="hashing", unit="image", disable=None)]
-    )
+    hashes = []
+    for found in picture_hashes(names, "hashing"):
+        if isinstance(found, DataError):
+            raise found
+        hashes.append(found)
     pictures = [
         {"image_ids": [images[i]["id"], images[j]["id"]], "agreement": agreement, **_relation(images[i], images[j])}
-        for i, j, agreement in same_pictures(hashes)
+        for i, j, agreement in same_pictures(np.stack(hashes))
     ]
     pairs = {key: equal_values(images, key) for key in ("patient_id", "source_id")}
     pairs["picture"] = [tuple(pair["image_ids"]) for pair in pictures]

@@ -9,11 +9,16 @@ eight symmetries of the square cost no second look at the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from scipy.stats import rankdata
+from tqdm.contrib.concurrent import thread_map
+
+from implantdet.data.images import read_radiograph
+from implantdet.data.problems import DataError
 
 _THUMBNAIL = 64  # pixels per side
 _FREQUENCIES = 32  # K
@@ -38,6 +43,24 @@ def picture_hash(levels: np.ndarray) -> np.ndarray:
     spectrum = cv2.dct(_standardized(thumbnail) + _standardized(ranks))[:_FREQUENCIES, :_FREQUENCIES]
     spectrum[np.abs(spectrum) < 1e-9] = 0  # rounding errors of symmetric pictures, and the mean
     return np.sign(spectrum).astype(np.int8)
+
+
+def picture_hashes(paths: Sequence[str | Path], desc: str) -> list[np.ndarray | DataError]:
+    """Hashes of image files, several of which are read at once, in their order; of one that cannot be read, the error.
+
+    Args:
+        paths: files.
+        desc: what the progress bar says.
+    """
+
+    def hashed(path: str | Path) -> np.ndarray | DataError:
+        try:
+            return picture_hash(read_radiograph(path))
+        except DataError as error:
+            return error
+
+    # Threads: decoding, which takes nearly all the time, does not hold Python's lock.
+    return thread_map(hashed, paths, desc=desc, unit="image", disable=None)  # type: ignore[no-any-return]
 
 
 def _standardized(values: np.ndarray) -> np.ndarray:

@@ -18,13 +18,12 @@ from detectron2.utils import comm
 from fvcore.transforms.transform import CropTransform, Transform, TransformList
 from numpy import ndarray
 from torchvision.transforms import RandomResizedCrop
-from tqdm import tqdm
 
 from implantdet.data.augmentation import SmoothResizeTransform, panoramic_zoom
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.data.dicom import header_of
-from implantdet.data.images import find_radiographs, read_radiograph
-from implantdet.data.phash import picture_hash, same_pictures
+from implantdet.data.images import find_radiographs
+from implantdet.data.phash import picture_hashes, same_pictures
 from implantdet.data.problems import DataError
 from implantdet.data.register import SYSTEMS
 
@@ -228,20 +227,25 @@ def without_copies(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> 
 def without_same_pictures(dicts: Sequence[dict[str, Any]], held_out: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
     """Leave out the dataset dicts whose image shows the same picture as one of the files ``held_out``.
 
-    And, with a warning, those whose image cannot be read; the second result is their number.
+    And, with a warning, those whose image cannot be read; the second result is their number. Processes share the work.
+
+    Raises:
+        DataError: one of the files ``held_out`` cannot be read.
     """
-    progress = tqdm(held_out, desc="reading test images", unit="image", disable=None)
-    hashes = [picture_hash(read_radiograph(name)) for name in progress]
-    readable = []
-    for record in tqdm(dicts, desc="looking for test images", unit="image", disable=None):
-        try:
-            hashes.append(picture_hash(read_radiograph(record["file_name"])))
-        except DataError as error:
-            logger.warning("left out: %s", error)
-        else:
-            readable.append(record)
+    paths = [*held_out, *(record["file_name"] for record in dicts)]
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    hashes: list[Any] = [None] * len(paths)
+    for other, share in enumerate(comm.all_gather(picture_hashes(paths[rank::world_size], "looking for test images"))):
+        hashes[other::world_size] = share
     first = len(held_out)
-    copies = {j - first for _, j, _ in same_pictures(np.stack(hashes), first) if j >= first}
+    errors = [found if isinstance(found, DataError) else None for found in hashes]
+    for error in filter(None, errors[:first]):
+        raise error
+    for error in filter(None, errors[first:]):
+        logger.warning("left out: %s", error)
+    readable = [record for record, error in zip(dicts, errors[first:], strict=True) if error is None]
+    known = np.stack([found for found, error in zip(hashes, errors, strict=True) if error is None])
+    copies = {j - first for _, j, _ in same_pictures(known, first) if j >= first}
     return [record for index, record in enumerate(readable) if index not in copies], len(dicts) - len(readable)
 
 

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
 
 from implantdet.config import add_implantdet_config
 from implantdet.data.problems import DataError
@@ -20,6 +23,7 @@ from implantdet.data.unlabelled import (
     image_folder_dicts,
     unlabelled_dicts,
     without_copies,
+    without_same_pictures,
 )
 
 
@@ -124,6 +128,33 @@ def test_a_missing_file_and_a_wrong_size_end_no_training(cfg, idd_root, tmp_path
         DatasetCatalog.remove("theirs")
     with pytest.raises(DataError, match=r"absent\.png: cannot be read, so copies of this test image cannot be found"):
         without_copies(records[1:], [records[0]["file_name"]])
+
+
+def test_processes_share_the_reading_and_come_to_the_same(idd_root, tmp_path, monkeypatch):
+    files = sorted((idd_root / "images").iterdir())
+    cv2.imwrite(str(tmp_path / "flipped.png"), cv2.imread(str(files[0]))[::-1])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    dicts = [{"file_name": str(path)} for path in (*files[1:], *sorted(tmp_path.iterdir()))]
+    alone = without_same_pictures(dicts, [str(files[0])])
+    assert alone == (dicts[:-2], 1)
+    # Two threads stand for two processes.
+    rank, shares, barrier = threading.local(), [[], []], threading.Barrier(2)
+
+    def all_gather(share):
+        shares[rank.number] = share
+        barrier.wait()
+        return shares
+
+    def process(number):
+        rank.number = number
+        return without_same_pictures(dicts, [str(files[0])])
+
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(comm, "get_rank", lambda: rank.number)
+    monkeypatch.setattr(comm, "all_gather", all_gather)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(process, (0, 1))) == [alone, alone]
+    assert [len(share) for share in shares] == [6, 6]
 
 
 def test_test_images_are_used_if_asked_for(cfg):
