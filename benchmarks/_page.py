@@ -11,11 +11,14 @@ from typing import Any
 from _record import RESULTS
 from tabulate import tabulate
 
-EARLIER_PHANTOM = (
+EARLIER_GENERATOR = (
     "What was measured on the phantom at commits older than b3390f9 (27 November 2026) is of the phantom as it was "
     "then: some coronal thirds with one or two turns of thread counted as having none, and implants of unseen makers "
-    "stood in the jaws of the known patients ([CHANGES](../CHANGES.md)). At commits older than 7a60b1e (28 November "
-    "2026) what was found of an axis that an annotated third has no value of counted as false."
+    "stood in the jaws of the known patients ([CHANGES](../CHANGES.md))."
+)
+EARLIER_PHANTOM = (
+    f"{EARLIER_GENERATOR} At commits older than 7a60b1e (28 November 2026) what was found of an axis that an annotated "
+    "third has no value of counted as false."
 )
 
 
@@ -32,12 +35,19 @@ def source(result: dict[str, Any], name: str) -> str:
     record = result["record"]
     state = " with uncommitted changes" if record["uncommitted_changes"] else ""
     hardware = record["hardware"]
-    machine = f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['ram_gib']} GiB"
+    machine = ", ".join(
+        [*hardware["gpus"], f"{hardware['cores']} cores of {hardware['cpu']}", f"{hardware['ram_gib']} GiB"]
+    )
     return (
         f"[{name}.json](results/{name}.json): {record['date'][:10]}, `{record['command']}`, "
         f"commit {record['commit'][:9]}{state}, "
         f"{machine}, torch {record['versions']['torch']}."
     )
+
+
+def short(commit: str) -> str:
+    """What a page shows of a commit, or of those that a training ran at."""
+    return " then ".join(part[:9] + ("-dirty" if part.endswith("-dirty") else "") for part in commit.split())
 
 
 def table(rows: list[list[Any]], headers: list[str]) -> str:

@@ -47,10 +47,7 @@ def write_result(name: str, payload: dict[str, Any]) -> Path:
 def _record() -> dict[str, Any]:
     return {
         "commit": git("rev-parse", "HEAD"),
-        # Results that other benchmarks have just written do not count as changes.
-        "uncommitted_changes": bool(
-            git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)benchmarks/results")
-        ),
+        "uncommitted_changes": has_uncommitted_changes(),
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "hardware": {
@@ -62,6 +59,16 @@ def _record() -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), "detectron2": detectron2.__version__} | _versions(),
     }
+
+
+def state_of_the_code() -> str:
+    """The commit, with ``-dirty`` behind it if there are uncommitted changes."""
+    return git("rev-parse", "HEAD") + ("-dirty" if has_uncommitted_changes() else "")
+
+
+def has_uncommitted_changes() -> bool:
+    """Whether tracked files are changed; results that other benchmarks have just written do not count."""
+    return bool(git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)benchmarks/results"))
 
 
 def git(*arguments: str) -> str:

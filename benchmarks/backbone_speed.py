@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from _memory import peak_gib
 from _record import write_result
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -128,12 +128,11 @@ def panoramic(setting: str) -> dict[str, float]:
     step = forward_backward if options.pop("train", False) else forward
     torch.manual_seed(SEED)
     model, images = build_ours(416, in_chans=1, **options), torch.randn(1, 1, *PANORAMIC)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_gib()
     start = time.perf_counter()
     step(model, images)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
-    return {"seconds": seconds, "peak_gib": peak / 2**20, "peak_before_the_step_gib": before / 2**20}
+    return {"seconds": seconds, "peak_gib": peak_gib(), "peak_before_the_step_gib": before}
 
 
 def panoramic_in_own_process(setting: str) -> dict[str, Any]:

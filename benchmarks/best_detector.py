@@ -21,6 +21,7 @@ from typing import Any
 
 import head_runs as runs
 from _record import RESULTS
+from _resumed import commit_of, train_once
 from head_curve import subset
 from implant_road import of_dataset, tables
 from PIL import Image
@@ -105,7 +106,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         *("MODEL.MASK_ON", False, "SEED", 0, *arguments.options),
     )
     flags = ("--resume", "--num-gpus", arguments.processes)
-    runs.train_net(run, arguments.config, options, *flags)
+    train_once(run, arguments.config, options, *flags)
     tested = run / f"{data.name}_test"
     results = json.loads((tested / "results.json").read_text(encoding="utf-8"))
     truth, found = runs.ground_truth(data, "test"), runs.detections(tested)
@@ -127,7 +128,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "processes": arguments.processes,
         "training_hours": hours(run),
         "pretraining_hours": pretraining_hours(arguments.options),
-        "training_commit": (run / "commit").read_text(encoding="utf-8"),
+        "training_commit": commit_of(run),
         "config": arguments.config,
         "options": arguments.options,
         "metrics": without_nan(runs.metrics(truth, found)),

@@ -22,9 +22,11 @@ from typing import Any
 import head_runs as runs
 from _fingerprint import fingerprint
 from _record import RESULTS
+from _resumed import commit_of
 from matplotlib.figure import Figure
 
 from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, load_folds, write_json
+from implantdet.phantom.generate import GENERATOR
 
 
 def subset(
@@ -103,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     runs.in_parallel(arguments.jobs, list(points.values()))
     for key, train in points.items():
         run = train()
-        by_run[key] = runs.metrics(truth, runs.detections(run / "test")), (run / "commit").read_text(encoding="utf-8")
+        by_run[key] = runs.metrics(truth, runs.detections(run / "test")), commit_of(run)
     curve: dict[int, dict[str, Any]] = {}
     for (size, seed), (metrics, commit) in sorted(by_run.items()):
         point = curve.setdefault(size, {"by_seed": {}, "commits": {}})
@@ -119,6 +121,7 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """All that a run depends on beside its size and seed."""
     return {
         "num_images": arguments.images,
+        "generator": GENERATOR,
         "config": arguments.config,
         "configs": fingerprint(arguments.config, arguments.options),
         "options": list(map(str, arguments.options)),

@@ -11,18 +11,16 @@ of them, beside what there is without it. What is finished in RUN is not done ag
 
 from __future__ import annotations
 
-import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import head_runs as runs
 from _record import write_result
+from _resumed import commit_of
 from best_detector import by_modality
 from head_curve import subset
 
-from implantdet.data.idd import write_json
 from implantdet.evaluation.coco_evaluator import without_nan
 
 Options = tuple[object, ...]
@@ -58,15 +56,12 @@ def measure(run: Path, data: Path, num_images: int, num_slow: int, last: Options
         for index, (step, added) in enumerate(steps.items()):
             options = (*options, *added)
             name = f"{group}_{number}/{index}"
-            start = time.perf_counter()
             found = runs.detect(run, folder, "val_fold0", (*BARE, *options), name)
-            taken = run / name / "seconds.json"
-            if not taken.exists():
-                write_json(taken, (time.perf_counter() - start) / len(truth["images"]))
+            seconds = runs.detecting_seconds(run / name)
             told[group]["by_step"][step] = {
                 "all": without_nan(runs.metrics(truth, found)),
                 **by_modality(folder, truth, found),
-                "seconds_per_image": json.loads(taken.read_text(encoding="utf-8")),
+                "seconds_per_image": seconds / len(truth["images"]),
             }
     return told
 
@@ -86,8 +81,7 @@ def main() -> None:
         parser.error("RUN and DATA are needed")
     else:
         told = measure(args.run, args.data, args.images, args.slow_images)
-        commit = (args.run / "commit").read_text(encoding="utf-8")
-        write_result("head_inference", told | {"training_commit": commit})
+        write_result("head_inference", told | {"training_commit": commit_of(args.run)})
 
 
 if __name__ == "__main__":

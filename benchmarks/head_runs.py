@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from _paired import paired_difference
-from _record import git, write_result
+from _record import write_result
+from _resumed import SCRIPT, commit_of, read_json, train_once
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torchvision.ops import box_convert, box_iou
@@ -36,7 +38,7 @@ from implantdet.taxonomy import SYSTEM, THIRDS
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/Base-tiny.yaml"
-SCRIPT = "train_net.py"
+DETECTED = "detected.json"
 _DETECTING = threading.Lock()  # one at a time: registered datasets and loggers are global
 HEAD = ("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True")
 # For seconds on a CPU: shows that the script runs, and nothing else.
@@ -120,7 +122,7 @@ def train(run: Path, data: Path, options: Iterable[object], config: str = CONFIG
         data: dataset folder.
         options: KEY, VALUE, … after the config file.
         config: config file, from the repository's root.
-        script: as of ``train_net``.
+        script: as of ``train_once``.
 
     Returns:
         ``run``, with ``model_final.pth`` and ``config.yaml``.
@@ -129,7 +131,7 @@ def train(run: Path, data: Path, options: Iterable[object], config: str = CONFIG
         *("DATASETS.ROOT", data.resolve(), "DATASETS.NAME", data.name, "MODEL.MASK_ON", "False"),
         *("DATASETS.TRAIN", f"('{dataset_name(data, 'train_fold0')}',)", "DATASETS.TEST", "()"),
     )
-    return train_net(run, config, (*dataset, *options), "--resume", script=script)
+    return train_once(run, config, (*dataset, *options), "--resume", script=script)
 
 
 def detect(
@@ -142,12 +144,15 @@ def detect(
         data: dataset folder.
         part: ``val_fold0`` or ``test``.
         options: KEY, VALUE, … on top of the training's config.
-        name: folder in ``run`` that keeps what was found; None: that of the part.
+        name: folder in ``run`` that keeps what was found, for another call with the same weights and options; None:
+            that of the part.
     """
-    out = run / (name or part)
+    out, weights = run / (name or part), run / "model_final.pth"
+    made_with = {"options": list(map(str, options)), "weights_of": weights.stat().st_mtime_ns}
     with _DETECTING:
-        if (out / "coco_instances_results.json").exists():
+        if made_with.items() <= read_json(out / DETECTED).items():
             return detections(out)
+        start = time.perf_counter()
         cfg = get_cfg()
         add_implantdet_config(cfg)
         cfg.merge_from_file(str(run / "config.yaml"))
@@ -155,9 +160,15 @@ def detect(
         cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (dataset_name(data, part),), str(out)
         register_idd(data, data.name)
         model = Trainer.build_model(cfg)
-        Checkpointer(model).load(str(run / "model_final.pth"))
+        Checkpointer(model).load(str(weights))
         Trainer.test(cfg, Trainer.build_detector(cfg, model))
+        write_json(out / DETECTED, made_with | {"seconds": time.perf_counter() - start})
     return detections(out)
+
+
+def detecting_seconds(out: Path) -> float:
+    """How long ``detect`` took, with loading the model and with the metrics, for what a folder keeps."""
+    return read_json(out / DETECTED)["seconds"]
 
 
 def in_parallel(jobs: int, tasks: Sequence[Callable[[], Path]]) -> list[Path]:
@@ -165,32 +176,6 @@ def in_parallel(jobs: int, tasks: Sequence[Callable[[], Path]]) -> list[Path]:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda task: task(), tasks))
-
-
-def train_net(run: Path, config: str, options: Iterable[object], *flags: str, script: str = SCRIPT) -> Path:
-    """Run train_net.py, or a script that wraps it, with OUTPUT_DIR ``run``, unless it has come to its end there.
-
-    Returns ``run``, in which ``commit`` says of which one the training is, and ``options.json`` with which options it
-    was begun. Without ``done``, what has come to its end is evaluated again.
-    """
-    wanted, written = [config, *map(str, options)], run / "options.json"
-    if written.exists() and json.loads(written.read_text(encoding="utf-8")) != wanted:
-        raise SystemExit(f"{run}: begun with other options ({written}); choose another --work, or remove it")
-    if not (run / "done").exists():
-        run.mkdir(parents=True, exist_ok=True)
-        if not (run / "last_checkpoint").exists():  # what an earlier version of this script began may be of any options
-            write_json(written, wanted)
-        if not (run / "commit").exists():
-            (run / "commit").write_text(git("rev-parse", "HEAD"), encoding="utf-8")
-        print("running", run, flush=True)
-        command = [sys.executable, script, "--config-file", config, *flags, "OUTPUT_DIR", run.resolve()]
-        with (run / "console.txt").open("a", encoding="utf-8") as console:
-            subprocess.run(
-                [str(item) for item in (*command, *wanted[1:])],
-                cwd=ROOT, check=True, stdout=console, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        (run / "done").touch()
-    return run
 
 
 def ground_truth(data: Path, part: str) -> dict[str, Any]:
@@ -295,8 +280,10 @@ def compared(
     truth = ground_truth(data, part)
     table: dict[str, dict[str, Any]] = {}
     for (name, seed), training in trainings.items():
-        found = detect(training(), data, part)
-        row = table.setdefault(name, {"by_seed": {}, "axes": {}})
+        run = training()
+        found = detect(run, data, part)
+        row = table.setdefault(name, {"by_seed": {}, "axes": {}, "commits": {}})
+        row["commits"][seed] = commit_of(run)
         row["by_seed"][seed] = metrics(truth, found)
         row["axes"][seed] = axis_accuracy(truth, found)
     if base_of is None:

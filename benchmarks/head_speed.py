@@ -23,6 +23,7 @@ from typing import Any
 
 import _vitdet  # noqa: F401  registers Detectron2's ViT
 import torch
+from _memory import peak_gib
 from _record import write_result
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
@@ -155,7 +156,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 if turn > 0:  # the first one warms up
                     times[name][kind].append(elapsed)
                 if arguments.device == "cuda":
-                    # Beyond what the other variants hold.
+                    # Beyond what all variants hold between their steps: weights, the optimizer's state, gradients.
                     peaks[name][kind] = (torch.cuda.max_memory_allocated() - before) / 2**30
     rates = {
         name: {kind: arguments.batch / statistics.median(values) for kind, values in kinds.items()}
@@ -193,9 +194,7 @@ def main() -> None:
     if arguments.one_step:
         name, kind = arguments.one_step
         steps(name, arguments)[kind]()
-        # Not getrusage's peak: that remembers the process that started this one.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        print(int(status.partition("VmHWM:")[2].split()[0]) / 2**20)  # KiB
+        print(peak_gib())
         return
     if arguments.smoke:
         arguments.batch, arguments.repeats = 1, 1

@@ -30,9 +30,10 @@ import yaml
 from _detections import instances_of
 from _fingerprint import fingerprint
 from _record import RESULTS, write_result
+from _resumed import commit_of, train_once
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
-from mim_comparison import PRETRAIN
+from mim_comparison import PRETRAIN, pretraining_of
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
@@ -41,6 +42,7 @@ from implantdet.assembly.known import known_implants, scale_of
 from implantdet.data.register import register_idd
 from implantdet.evaluation.implant_matching import ImageOutcome
 from implantdet.evaluation.implant_metrics import part_metrics
+from implantdet.phantom.generate import GENERATOR
 from implantdet.phantom.lines import default_lines
 
 INITS = {"random": None, "mae": "pretrain_mae", "mde": "pretrain_mde"}
@@ -77,10 +79,10 @@ def pretrained(args: argparse.Namespace, data: Path, init: str, seed: int) -> Op
         return ()
     epochs = args.pretrain_epochs
     options = (*PRETRAIN[args.size], *of_dataset(data, "val_fold0"), *lengths(epochs, epochs / 10, 1), "SEED", seed)
-    run = runs.train_net(args.work / f"pretrain_{init}_seed{seed}", f"configs/{INITS[init]}.yaml", options, "--resume")
-    found = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["SOLVER"]["MAX_EPOCHS"]
-    if found != epochs:
-        raise SystemExit(f"{run}: pre-trained for {found:g} epochs, expected --pretrain-epochs {epochs:g}")
+    config, run = f"configs/{INITS[init]}.yaml", args.work / f"pretrain_{init}_seed{seed}"
+    # As mim_comparison.py has it.
+    configs = [pretraining_of(data, config, (*PRETRAIN[args.size], *lengths(epochs, epochs / 10, 1)))]
+    train_once(run, config, options, "--resume", configs=configs)
     return ("MODEL.WEIGHTS", run / "model_final.pth")
 
 
@@ -93,11 +95,11 @@ def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: i
     of_kind = (*of_dataset(data, "val_fold0", suffix=suffix), *options, "MODEL.MASK_ON", False)
     length = lengths(args.epochs, args.epochs / 12, 1)
     run = args.work / f"{kind}_{init}_seed{seed}"
-    runs.train_net(run, config, (*of_kind, *length, *weights, *args.options, "SEED", seed), "--resume")
+    train_once(run, config, (*of_kind, *length, *weights, *args.options, "SEED", seed), "--resume")
     folder = run / f"{data.name}_test"  # the training of parts ends there
     if kind == "systems":
         options = (*of_kind, *of_dataset(data, "test", suffix=suffix), "MODEL.WEIGHTS", run / "model_final.pth")
-        runs.train_net(folder, config, (*options, *args.options), "--eval-only")
+        train_once(folder, config, (*options, *args.options), "--eval-only")
     return run, read(folder / "results.json")
 
 
@@ -148,7 +150,7 @@ def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, 
     config = config.format(init="random")  # whose weights are those of the run
     out = run / "unseen"
     options = (*options, "MODEL.MASK_ON", False, "MODEL.WEIGHTS", run / "model_final.pth")
-    runs.train_net(out, config, (*options, *of_dataset(unseen, "train_fold0"), *args.options), "--eval-only")
+    train_once(out, config, (*options, *of_dataset(unseen, "train_fold0"), *args.options), "--eval-only")
     for folder in (data, unseen):
         register_idd(folder, folder.name)
     lines = [line for line in default_lines() if line.system != UNSEEN_SYSTEM]
@@ -193,12 +195,6 @@ def pretrainings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return told
 
 
-def commit_of(run: Path) -> str:
-    """The commit of a finished training, of this script or of mim_comparison.py."""
-    written = run / "commit"
-    return (written if written.exists() else run / "done").read_text(encoding="utf-8")
-
-
 def settings_of(args: argparse.Namespace, init: str) -> dict[str, Any]:
     """All that a training depends on beside its kind, init and seed."""
     config, options = DETECT[args.size]
@@ -207,7 +203,7 @@ def settings_of(args: argparse.Namespace, init: str) -> dict[str, Any]:
     if INITS[init] is not None:
         configs.append(fingerprint(f"configs/{INITS[init]}.yaml", PRETRAIN[args.size]))
         names.append("pretrain_epochs")
-    return {name: getattr(args, name) for name in names} | {"configs": configs}
+    return {name: getattr(args, name) for name in names} | {"configs": configs, "generator": GENERATOR}
 
 
 def recorded(name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -230,7 +226,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             if (kind, init, seed) == ("parts", args.inits[-1], args.seeds[0]):
                 results["unseen_makers"] = unseen_makers(args, data, run)
             if not args.smoke:  # so that every cell of a table leads to the file that it is from
-                write_result(name, results | {"settings": settings})
+                write_result(name, results | {"settings": settings, "training_commit": commit_of(run)})
         told[kind].setdefault(init, {})[seed] = tables(kind, results)
         if "unseen_makers" in results:
             told |= {"unseen_makers": results["unseen_makers"], "unseen_makers_detector": name}

@@ -24,6 +24,7 @@ METHODS = {
 }
 # Box AP of the paper; its IoU is not stated. Tables 3 and 4.
 PAPER = {"random": (91.9, 92.4), "supervised": (92.6, 93.2), "mae": (93.2, 94.0), "mde": (94.9, 96.1)}
+SCALES = {"tiny": "ViT-Ti, at a fraction of the paper's training", "base": "ViT-B at 416 px"}
 TARGET_MS = 3.0  # median of an image with up to six implants
 LABELS = {
     "random": "random",
@@ -110,19 +111,22 @@ def road_sections() -> list[list[str]]:
     result = read("implant_road")
     settings = result["settings"]
     alone, parts = result["table_3_systems_alone"], result["table_4_with_design_labels"]
-    scale = "ViT-Ti" if settings["size"] == "tiny" else "ViT-B at 416 px"
+    scale = SCALES[settings["size"]]
+    pretrainings = result.get("pretrainings", {})
     seeds = ", ".join(map(str, settings["seeds"]))
     intro = [
         "## The full road: tables 3, 4 and 5 of the paper",
-        f"Phantom of preset idd, {settings['images']} radiographs; {scale}, {settings['epochs']:g} epochs on fold 0 "
-        f"after {settings['pretrain_epochs']:g} of pre-training; seeds {seeds}; test patients that no step has seen. "
-        "**These are numbers on synthetic radiographs at a fraction of the paper's training; the paper's are on real "
-        "ones.** They stand side by side to show what each row means, not which is better. "
-        "What the paper has and this page has not was not run yet.",
+        f"Phantom of preset idd, {settings['images']} radiographs; {scale}, {settings['epochs']:g} epochs on fold 0; "
+        f"seeds {seeds}; test patients that no step has seen. "
+        "**These are numbers on synthetic radiographs; the paper's are on real ones.** They stand side by side to show "
+        "what each row means, not which is better. What the paper has and this page has not was not run yet.",
     ]
     if older := older_assembly(parts):
-        intro.append(f"{' and '.join(older)}: detector and assembly were earlier ones, as the commit below tells.")
-    for init, by_seed in result.get("pretrainings", {}).items():
+        intro.append(
+            f"{' and '.join(older)}: detector and assembly were older than the commit below, which is that of the "
+            "report; how long the pre-training was, no file tells."
+        )
+    for init, by_seed in pretrainings.items():
         for seed, mim in by_seed.items():
             if mim["TARGET"] == "encoder":
                 blocks = ", ".join(str(layer + 1) for layer in mim["TARGET_LAYERS"])
@@ -212,16 +216,20 @@ def stages_table(alone: dict[str, Runs], parts: dict[str, Runs]) -> list[str]:
     return [
         "**Table 5**, implants after stage 1 (the detector's own boxes of whole implants) and after stage 2; images "
         "per second of one process. The paper has this table, but its text repeats none of the values. Below, "
-        f"[the best detector](detector.md#the-best-that-a-cpu-has-trained), {other_phantom()}:",
+        f"[the best detector](detector.md#the-best-that-a-cpu-has-trained), {other_training()}; its images per second "
+        "are of another machine:",
         table(rows, [*headers, "images/s", "files by seed"]),
         "![AP of both stages at every IoU threshold](results/implant_road.png)",
     ]
 
 
-def other_phantom() -> str:
-    """What besides its config sets the best detector apart."""
-    number = read("best_detector")["num_images"]
-    return f"which was trained for longer, and tested on the test patients of a phantom of {number} radiographs"
+def other_training() -> str:
+    """What sets the best detector apart, beside its config."""
+    best = read("best_detector")
+    return (
+        f"which was trained with {best['image_passes']} crops of a phantom of {best['num_images']} radiographs, and "
+        "tested on its test patients"
+    )
 
 
 def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
@@ -245,7 +253,7 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
     paragraphs = [
         "## How far to trust it",
         "On the test patients, with the detections of the models of table 4, and of "
-        f"[the best detector](detector.md#the-best-that-a-cpu-has-trained), {other_phantom()}:",
+        f"[the best detector](detector.md#the-best-that-a-cpu-has-trained), {other_training()}:",
         table(rows, ["", *(LABELS[init] for init in parts)]),
         "\\* of found implants with a score from 0.5 on: the share of a system's that are named so, and the mean of "
         "these shares.",
@@ -270,7 +278,8 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
     unseen = result.get("unseen_makers")
     if unseen:
         paragraphs.append(
-            "Implants of makers that neither the training nor the list of product lines knows (preset unseen, "
+            f"With the detections of [this model](results/{result['unseen_makers_detector']}.json): "
+            "implants of makers that neither the training nor the list of product lines knows (preset unseen, "
             f"{unseen['num_unseen']} found implants) against {unseen['num_known']} known ones of the test patients: "
             f"AUROC of `fit` **{unseen['auroc_of_fit']:.3f}**; called `unknown` are "
             f"{100 * unseen['unseen_called_unknown']:.0f} % of the unseen and "

@@ -26,6 +26,7 @@ import argparse
 import itertools
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,7 @@ import numpy as np
 from _fingerprint import fingerprint
 from _paired import paired_difference
 from _record import RESULTS, write_result
-from _resumed import FailedTrainingError, OutOfTimeError, Runs, origin, read_json
+from _resumed import FailedTrainingError, OutOfTimeError, origin, read_json, train_once
 
 from implantdet.data.idd import load_folds, load_idd, write_json
 from implantdet.phantom.generate import ARGUMENTS
@@ -118,6 +119,8 @@ def reduced(data: Path, out: Path, fold: int, share: float, seed: int, val_image
         return data
     folder = out / f"{data.name}_fold{fold}_seed{seed}_{share:g}_{val_images}"
     if (folder / "folds.json").exists():
+        if (folder / "images").resolve() != (data / "images").resolve() or phantom_of(folder) != phantom_of(data):
+            raise FailedTrainingError(f"{folder}: made from another dataset than {data}; choose another --out")
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "images").exists():
@@ -135,6 +138,8 @@ def reduced(data: Path, out: Path, fold: int, share: float, seed: int, val_image
     ids = set(itertools.chain.from_iterable(split))
     content["images"] = [image for image in content["images"] if image["id"] in ids]
     content["annotations"] = [label for label in content["annotations"] if label["image_id"] in ids]
+    if (data / ARGUMENTS).exists():
+        shutil.copy(data / ARGUMENTS, folder)
     write_json(folder / "annotations.json", content)
     write_json(folder / "folds.json", folds | {"folds": split, "test": []})
     return folder
@@ -147,13 +152,21 @@ def key_of(record: dict[str, Any]) -> RunKey:
 
 def configs_of(args: argparse.Namespace, data: Path, variant: Variant) -> list[str]:
     """What tells the settings behind a variant's runs from others: of its pre-training, of its fine-tunings."""
-    pretraining = fingerprint(f"configs/{variant.config}.yaml", (*PRETRAIN[args.size], *variant.options))
     finetuning = fingerprint(*FINETUNE[args.size][has_parts(data)])
-    phantom = f", phantom {read_json(data / ARGUMENTS)['generator']}" if (data / ARGUMENTS).exists() else ""
     return [
-        f"{pretraining}{phantom}",
-        f"{finetuning}, {args.finetune_epochs:g} epochs, {args.val_images} images{phantom}",
+        pretraining_of(data, f"configs/{variant.config}.yaml", (*PRETRAIN[args.size], *variant.options)),
+        f"{finetuning}, {args.finetune_epochs:g} epochs, {args.val_images} images{phantom_of(data)}",
     ]
+
+
+def pretraining_of(data: Path, config: str, options: tuple[object, ...]) -> str:
+    """What tells a pre-training from others, beside the place of the data and the seed."""
+    return f"{fingerprint(config, options)}{phantom_of(data)}"
+
+
+def phantom_of(data: Path) -> str:
+    """Which generator drew a dataset folder; nothing if it is no phantom."""
+    return f", phantom {read_json(data / ARGUMENTS)['generator']}" if (data / ARGUMENTS).exists() else ""
 
 
 def recorded(args: argparse.Namespace) -> dict[RunKey, dict[str, Any]]:
@@ -189,12 +202,15 @@ def recorded(args: argparse.Namespace) -> dict[RunKey, dict[str, Any]]:
     return {key_of(record): record for record in found}
 
 
-def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, fold: int, seed: int) -> Iterator[dict]:
+def run_one(
+    deadline: float, args: argparse.Namespace, data: Path, variant: Variant, fold: int, seed: int
+) -> Iterator[dict]:
     """Pre-train, then fine-tune with every share of the labels; yields a record for each of these."""
     out = args.out.resolve() / data.name / f"fold{fold}_seed{seed}" / variant.name
     options = (*PRETRAIN[args.size], "SEED", seed, *dataset_options(data, fold), *variant.options)
     configs = configs_of(args, data, variant)
-    pretrained = runs.train(out / "pretrain", f"configs/{variant.config}.yaml", options, configs[:1])
+    config = f"configs/{variant.config}.yaml"
+    pretrained = train_once(out / "pretrain", config, options, "--resume", configs=configs[:1], deadline=deadline)
     record = {"dataset": data.name, "init": variant.name, "fold": fold, "seed": seed}
     written = {kind: read_json(pretrained / f"{kind}.json").get(kind, {}) for kind in ("features", "reconstruction")}
     yield (
@@ -213,7 +229,7 @@ def run_one(runs: Runs, args: argparse.Namespace, data: Path, variant: Variant, 
             *(*finetune, "SOLVER.MAX_EPOCHS", epochs, "SOLVER.WARMUP_EPOCHS", 0.05 * epochs),
             *("SOLVER.EVAL_EPOCHS", epochs),
         )
-        run = runs.train(out / f"labels_{share:g}", config, options, configs)
+        run = train_once(out / f"labels_{share:g}", config, options, "--resume", configs=configs, deadline=deadline)
         yield (
             record
             | {"labels": share}
@@ -335,7 +351,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Run what there is time for, and write what is finished."""
     args = parse()
-    runs = Runs(time.monotonic() + 60 * args.minutes)
+    deadline = time.monotonic() + 60 * args.minutes
     known = {} if args.smoke else recorded(args)
     records: dict[RunKey, dict[str, Any]] = dict(known)
     failed: list[dict[str, Any]] = []
@@ -348,7 +364,7 @@ def main() -> None:
             continue
         with suppress(OutOfTimeError):  # later ones may be finished already
             try:
-                for record in run_one(runs, args, data.resolve(), variant, fold, seed):
+                for record in run_one(deadline, args, data.resolve(), variant, fold, seed):
                     records[key_of(record)] = record
             except FailedTrainingError as error:
                 which = {"dataset": data.resolve().name, "init": variant.name, "fold": fold, "seed": seed}

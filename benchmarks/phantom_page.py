@@ -9,13 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from _page import EARLIER_GENERATOR, source
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
-INTRODUCTION = """# The phantom
+INTRODUCTION = f"""# The phantom
 
 Synthetic radiographs of implants whose geometry is known exactly (`implantdet phantom`). This page is written by
-`benchmarks/phantom_page.py` from the files in `benchmarks/results`.
+`benchmarks/phantom_page.py` from the files in `benchmarks/results`. {EARLIER_GENERATOR}
 
 ![Radiographs of preset idd](results/phantom_idd.jpg)
 ![The same with thirds (blue, yellow, green), implants (orange) and product lines](results/phantom_idd_boxes.jpg)
@@ -56,12 +58,13 @@ def statistics_section() -> str:
         f"{row['low']:g}–{row['high']:g} | {'yes' if row['inside'] else '**no**'} |"
         for row in result["table"]
     ]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", source(result, "phantom_statistics"), ""])
 
 
 def geometry_section() -> str:
     """Shadows against voxels."""
-    summary = read("phantom_geometry")["summary"]
+    result = read("phantom_geometry")
+    summary = result["summary"]
     length = "length from the annotated axis against that of the solid (no voxels), error in %"
     return f"""## Is the ground truth true?
 
@@ -75,6 +78,8 @@ voxels of 0.05 mm:
 | box against the voxels' shadow, pixels | {summary["box_against_voxels_pixels_max"]:g} | – |
 | {length} | {summary["length_error_percent_max"]:g} | ≤ 1 |
 | area of the shadow, error in % | {summary["area_error_percent_max"]:g} | – |
+
+{source(result, "phantom_geometry")}
 """
 
 
@@ -102,6 +107,8 @@ def speed_section() -> str:
 
 {hardware["cpu"]}, {hardware["cores"]} cores; load average at the end {hardware["load_average"][0]:.1f}. Promised: 5572
 images in under {result["target_seconds"]} s on 2 cores, under {result["target_worker_mib"]} MiB per worker.
+
+{source(result, "phantom_speed")}
 """
 
 

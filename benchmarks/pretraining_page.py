@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from _page import EARLIER_PHANTOM, RESULTS, read, source, table, write_page
+from _page import EARLIER_PHANTOM, RESULTS, read, short, source, table, write_page
 from matplotlib.figure import Figure
 
 SIDES = {
@@ -69,7 +69,8 @@ CAVEATS = {
     "differences are of the seeds that both have.",
     "mim_phantom6000": "The detector's config was chosen by trainings that started from MDE's weights of seed 0 and "
     "were scored on these validation images; MDE's fine-tuning of seed 0 is one of these trainings. That favours MDE "
-    "in this seed. The config has changed since. Paired differences are of the seeds that both have.",
+    "in this seed. It was trained before that config was committed, so the commit of that run is of the code before. "
+    "The config has changed since. Paired differences are of the seeds that both have.",
 }
 
 
@@ -130,7 +131,8 @@ def differences_table(summary: list[dict[str, Any]], labels: float) -> str:
                 digits = DIGITS.get(row["metric"], 1)
                 told = f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]" if interval else "–"
                 names = " − ".join(INITS[name] for name in pair.split(" - "))
-                rows.append([METRICS[row["metric"]], names, f"{found['mean']:+.{digits}f}", told, found["pairs"]])
+                if found["pairs"]:
+                    rows.append([METRICS[row["metric"]], names, f"{found['mean']:+.{digits}f}", told, found["pairs"]])
     return table(rows, ["metric", "difference", "mean", "95 % interval", "pairs"])
 
 
@@ -174,8 +176,11 @@ def comparison_section(name: str, title: str) -> list[str]:
             paragraphs.append(differences_table(result["summary"], labels))
     if draw_curve(result["summary"], RESULTS / f"{name}.png"):
         paragraphs.append(f"![AP against the share of labels](results/{name}.png)")
-    commits = sorted({run["commit"][:9] for run in result["runs"] if "commit" in run})
+    commits = sorted({short(run["commit"]) for run in result["runs"] if "commit" in run})
     trained = f" Trained at {', '.join(commits)}." if commits else ""
+    if unknown := [run for run in result["runs"] if "commit" not in run]:
+        seeds = ", ".join(map(str, sorted({run["seed"] for run in unknown})))
+        trained += f" Of {len(unknown)} of {len(result['runs'])} runs (seed {seeds}) no file tells the commit."
     return [*paragraphs, source(result, name) + trained]
 
 

@@ -4,7 +4,6 @@ import argparse
 import importlib
 import json
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -175,16 +174,43 @@ def test_a_comparison_is_complete_where_all_pairs_have_the_same_runs(benchmark):
 
 
 def test_a_training_that_fails_says_why_and_keeps_no_mark(benchmark, tmp_path):
-    module = benchmark("mim_comparison")
-    runs = module.Runs(time.monotonic() + 60)
+    module, run = benchmark("_resumed"), tmp_path / "run"
     with pytest.raises(module.FailedTrainingError, match=r"configs/none\.yaml"):
-        runs.train(tmp_path / "run", "configs/none.yaml", (), ["1"])
-    assert not (tmp_path / "run" / "done").exists()
-    (tmp_path / "run" / "done").write_text("abc", encoding="utf-8")
-    assert runs.train(tmp_path / "run", "configs/none.yaml", (), ["1"]) == tmp_path / "run"
-    assert module.origin(tmp_path / "run") == {"configs": ["1"], "commit": "abc"}
+        module.train_once(run, "configs/none.yaml", (), configs=["1"])
+    assert not (run / "done").exists()
+    (run / "done").touch()
+    assert module.train_once(run, "configs/none.yaml", (), configs=["1"]) == run
+    assert module.origin(run) == {"configs": ["1"], "commit": module.state_of_the_code()}
     with pytest.raises(module.FailedTrainingError, match="run: begun with other configs"):
-        runs.train(tmp_path / "run", "configs/none.yaml", (), ["2"])
+        module.train_once(run, "configs/none.yaml", (), configs=["2"])
+
+
+def test_a_training_that_goes_on_at_another_commit_names_both(benchmark, tmp_path, monkeypatch):
+    module, run = benchmark("_resumed"), tmp_path / "run"
+    for commit in ("abc", "def-dirty", "def-dirty"):
+        monkeypatch.setattr(module, "state_of_the_code", lambda commit=commit: commit)
+        with pytest.raises(module.FailedTrainingError, match=r"configs/none\.yaml"):
+            module.train_once(run, "configs/none.yaml", (), configs=["1"])
+    assert module.commit_of(run) == "abc def-dirty"
+
+
+def test_an_edited_config_or_phantom_is_no_training_that_was_done(benchmark, tmp_path, monkeypatch):
+    module, run = benchmark("_resumed"), tmp_path / "run"
+    monkeypatch.setattr(module, "state_of_the_code", lambda: "abc")
+    monkeypatch.setattr(module.subprocess, "run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(module, "fingerprint", lambda config, options: "1")
+    module.train_once(run, "configs/a.yaml", ())
+    module.train_once(run, "configs/a.yaml", ())
+    monkeypatch.setattr(module, "fingerprint", lambda config, options: "2")
+    with pytest.raises(module.FailedTrainingError, match="begun with other configs"):
+        module.train_once(run, "configs/a.yaml", ())
+    monkeypatch.setattr(module, "fingerprint", lambda config, options: "1")
+    monkeypatch.setattr(module, "GENERATOR", module.GENERATOR + 1)
+    with pytest.raises(module.FailedTrainingError, match="begun with other configs"):
+        module.train_once(run, "configs/a.yaml", ())
+    (run / "begun.json").unlink()
+    with pytest.raises(module.FailedTrainingError, match="nothing tells what it was begun with"):
+        module.train_once(run, "configs/a.yaml", ())
 
 
 def test_the_page_compares_no_psnr_of_other_masks(benchmark):
@@ -224,6 +250,7 @@ def test_differences_are_to_the_base_that_is_given(benchmark, monkeypatch, tmp_p
     axes = {"axis": {"accuracy": 50.0}}
     monkeypatch.setattr(runs, "ground_truth", lambda data, part: {})
     monkeypatch.setattr(runs, "detect", lambda run, data, part: run.name)
+    monkeypatch.setattr(runs, "commit_of", lambda run: "abc")
     monkeypatch.setattr(runs, "metrics", lambda truth, found: {"AP": ap[found]})
     monkeypatch.setattr(runs, "axis_accuracy", lambda truth, found: axes)
     trainings = {(name, seed): lambda name=name: tmp_path / name for name in ap for seed in (0, 1)}
