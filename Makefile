@@ -29,6 +29,8 @@ lint: $(VENV)/.ready
 $(VENV)/.ready: $(LOCKS) setup.py
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else \
 	  f"implantdet needs Python 3.10 to 3.13; {sys.executable} is {sys.version.split()[0]}. Run: make PYTHON=python3.12 $@")'
+	@test "$$(uname -sm)" = "Linux x86_64" || { echo "The pinned wheel of detectron2 is for Linux on x86-64; this is $$(uname -sm):" \
+	  "install detectron2 from its sources, then pip install -e . (README, Installing)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/base.txt -r requirements/test.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: --upgrade \

@@ -11,7 +11,7 @@ import numpy as np
 from implantdet.data.groups import Pair, connected_groups, equal_values
 from implantdet.data.idd import FOLDS, IMAGES, load_folds, load_idd, read_json
 from implantdet.data.phash import picture_hashes, same_pictures
-from implantdet.data.problems import DataError
+from implantdet.data.problems import DataError, Problem
 
 AUDIT = "audit.json"
 
@@ -19,25 +19,31 @@ AUDIT = "audit.json"
 def audit(root: str | Path) -> dict[str, Any]:
     """Look for images of one patient, of one source, and of one picture, across the source's splits and our folds.
 
+    Pairs that somebody has deleted from audit.json stay out.
+
     Returns:
         Content of audit.json (documented in ``datasets/README.md``).
 
     Raises:
-        DataError: the dataset folder or one of its images cannot be read.
+        DataError: the dataset folder or some of its images cannot be read, or pairs were deleted of another audit.
     """
     root = Path(root)
     content = load_idd(root)
     images = content["images"]
     names = [root / IMAGES / image["file_name"] for image in images]
-    hashes = []
-    for found in picture_hashes(names, "hashing"):
-        if isinstance(found, DataError):
-            raise found
-        hashes.append(found)
-    pictures = [
+    hashes = picture_hashes(names, "hashing")
+    readable = [found for found in hashes if not isinstance(found, DataError)]
+    unreadable = [str(found).partition(": ") for found in hashes if isinstance(found, DataError)]
+    if unreadable:
+        raise DataError(
+            f"{root}: {len(unreadable)} image(s) cannot be read",
+            [Problem(file, "", reason) for file, _, reason in unreadable],
+        )
+    found = [
         {"image_ids": [images[i]["id"], images[j]["id"]], "agreement": agreement, **_relation(images[i], images[j])}
-        for i, j, agreement in same_pictures(np.stack(hashes))
+        for i, j, agreement in same_pictures(np.stack(readable))
     ]
+    pictures = _without_deleted(root / AUDIT, found, len(images))
     pairs = {key: equal_values(images, key) for key in ("patient_id", "source_id")}
     pairs["picture"] = [tuple(pair["image_ids"]) for pair in pictures]
     pairs["any"] = [pair for related in pairs.values() for pair in related]
@@ -52,9 +58,29 @@ def audit(root: str | Path) -> dict[str, Any]:
     return {
         "num_images": len(images),
         "relations": {key: _summary(images, pairs[key], splits) for key in known},
-        "hash": _hash_quality(images, pictures),
+        "hash": _hash_quality(images, found),
         "same_picture": pictures,
     }
+
+
+def _without_deleted(path: Path, pairs: list[dict[str, Any]], num_images: int) -> list[dict[str, Any]]:
+    """The pairs of the same picture without those that were deleted from the audit.json at ``path``."""
+    if not path.exists():
+        return pairs
+    before = read_json(path)
+    try:
+        listed = {frozenset(pair["image_ids"]) for pair in before["same_picture"]}
+        found = before["num_images"], before["hash"]["pairs_found"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: malformed ({error!r}); remove it, and run `implantdet audit` again") from error
+    if len(listed) == found[1]:
+        return pairs
+    if found != (num_images, len(pairs)):
+        raise DataError(
+            f"{path}: lists {len(listed)} of the {found[1]} pairs that were found in {found[0]} images, so some were "
+            f"deleted by hand; now {len(pairs)} are found in {num_images} images. Remove the file to begin anew"
+        )
+    return [pair for pair in pairs if frozenset(pair["image_ids"]) in listed]
 
 
 def same_picture_pairs(root: str | Path) -> list[Pair]:

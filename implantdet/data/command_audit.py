@@ -50,6 +50,9 @@ def _print_leaks(relations: dict[str, dict[str, Any]]) -> None:
 def _print_hash(found: dict[str, Any]) -> None:
     counts = found["hash"]
     print(f"\nThe hash alone finds {counts['pairs_found']} pairs of the same picture.")
+    deleted = counts["pairs_found"] - len(found["same_picture"])
+    if deleted:
+        print(f"{deleted} of them were deleted from {AUDIT} by hand, and stay out.")
     total = counts["same_source_pairs"]
     if total:
         recall = counts["same_source_pairs_found"] / total

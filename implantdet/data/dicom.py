@@ -37,6 +37,7 @@ PLUGINS = {
     "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000
     "1.2.840.10008.1.2.4.91": "pillow",
 }
+SHAPES = {"MONOCHROME1": "INVERSE"}  # of files that do not tell it
 MM_PER_PIXEL = (0.005, 0.5)  # of radiographs of teeth; exports without a scale write 1
 MAGNIFICATION = (1.0, 3.0)
 
@@ -74,8 +75,9 @@ def read_dicom(path: str | Path) -> np.ndarray:
     if not _has_window(file):
         for key in WINDOW:
             file.pop(key, None)
-    if "VOILUTSequence" in file and file.VOILUTSequence[0].LUTDescriptor[2] not in (8, 16):
-        del file.VOILUTSequence  # highdicom knows no other lengths; the window, or the stretch, takes its place
+    for sequence in ("ModalityLUTSequence", "VOILUTSequence"):
+        for table in file.get(sequence, ()):
+            _make_readable(table)
     frames = int(file.get("NumberOfFrames", 1))
     if frames != 1:
         raise ValueError(f"{frames} frames; expected one radiograph")
@@ -101,11 +103,27 @@ def read_dicom(path: str | Path) -> np.ndarray:
         is_padding = file.pixel_array == file.PixelPaddingValue
         levels[is_padding] = levels.min(where=~is_padding, initial=levels.max())
     has_window = "WindowCenter" in file or "VOILUTSequence" in file
+    if "ModalityLUTSequence" in file and "VOILUTSequence" in file and "WindowCenter" not in file:
+        has_window = False  # highdicom joins two tables, but neither scales nor turns round what comes out
+        if file.get("PresentationLUTShape", SHAPES.get(file.PhotometricInterpretation)) == "INVERSE":
+            levels *= -1
     if not has_window and (file.BitsStored > 8 or levels.min() < 0 or levels.max() > 255):
         levels -= levels.min()
         levels *= 255 / (levels.max() or 1)
     levels[is_padding] = 0
     return levels.clip(0, 255)
+
+
+def _make_readable(table: Dataset) -> None:
+    """Describe a look-up table (PS3.3, C.11.1.1) so that highdicom reads it, which knows 8 and 16 bits alone."""
+    from pydicom import DataElement
+    from pydicom.config import IGNORE
+
+    entries, first, bits = table.LUTDescriptor
+    if 8 < bits < 16:
+        bits = 16  # they are stored in words of 16, and are scaled from the least to the greatest
+    told = [entries or 2**16, first, bits]  # 0: as many as its field cannot hold
+    table.add(DataElement("LUTDescriptor", table["LUTDescriptor"].VR, told, validation_mode=IGNORE))
 
 
 def _has_window(file: Dataset) -> bool:

@@ -58,7 +58,9 @@ def _read_file(source: Source, index: FileIndex, file: PurePosixPath, content: d
         if not isinstance(image_id, (int, str)):
             image.record, image.fault = f"image number {number}", f"'id' must be a number or a text; found {image_id!r}"
         elif image_id in images:
-            image.fault = f"duplicate id: {images[image_id].path} has it too"
+            # Nobody knows which of them an annotation means.
+            for one, other in ((image, images[image_id]), (images[image_id], image)):
+                one.fault = one.fault or f"duplicate id: {other.path} has it too"
         else:
             images[image_id] = image
         source.images.append(image)
@@ -163,6 +165,7 @@ def _read_categories(
     used = {str(annotation.get("category_id")) for annotation in annotations}
     parents = {category.get("supercategory") for category in categories}
     names: dict[Any, str] = {}
+    ambiguous: set[Any] = set()
     for category in categories:
         category_id, name = category.get("id"), category.get("name")
         record = f"category {category_id!r}"
@@ -171,6 +174,7 @@ def _read_categories(
             source.problems.append(Problem(str(file), record, f"expected an id and a name; found {category!r}"))
         elif category_id in names:
             source.problems.append(Problem(str(file), record, f"duplicate id: {names[category_id]!r} has it too"))
+            ambiguous.add(category_id)
         elif name in names.values():
             source.problems.append(Problem(str(file), record, f"duplicate name {name!r}"))
         elif str(category_id) not in used and name in parents and supercategory in (None, "", "none"):
@@ -180,4 +184,4 @@ def _read_categories(
             names[category_id] = name
             parent = supercategory if isinstance(supercategory, str) and supercategory != "none" else ""
             source.classes.setdefault(name, parent)
-    return names
+    return {category_id: name for category_id, name in names.items() if category_id not in ambiguous}

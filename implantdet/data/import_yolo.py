@@ -1,8 +1,8 @@
 """Read YOLO labels: plain boxes or polygons, Ultralytics and Roboflow layouts.
 
 One text file per image, one object per line: ``class x_centre y_centre width height`` or ``class x1 y1 x2 y2 x3 y3 …``,
-as fractions of the image. The label of ``…/images/NAME.jpg`` is ``…/labels/NAME.txt``, otherwise ``NAME.txt``
-beside the image. Class names come from ``data.yaml``, ``classes.txt`` or ``obj.names``, of which all have to
+as fractions of the image. The label of ``…/images/NAME.jpg`` is ``…/labels/NAME.txt``, or ``NAME.txt`` beside
+the image. Class names come from ``data.yaml``, ``classes.txt`` or ``obj.names``, of which all have to
 list the same. The folders that data.yaml names are ignored: they are those of the machine that exported it.
 """
 
@@ -34,6 +34,8 @@ def read_yolo(root: Path) -> Source:
     taken: dict[PurePosixPath, PurePosixPath] = {}
     for path in index.images():
         label = _label_path(path)
+        if label not in labels and path.with_suffix(".txt") in labels:
+            label = path.with_suffix(".txt")
         image = SourceImage(str(path), "", path, relative=True, fields=split_of(path), fault=index.fault(path))
         source.images.append(image)
         if label in taken:

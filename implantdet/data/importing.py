@@ -77,6 +77,7 @@ def import_dataset(
         raise DataError(f"source '{src}': there is no such folder or file")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"output '{out}' exists already; remove it or choose another --out")
+    _check_place(out)
     source_format = source_format or detect_format(src)
     source = READERS[source_format](src.resolve())
     _rename(source, names or {})
@@ -133,6 +134,15 @@ def detect_format(src: Path) -> str:
         "or in .txt files with class names (YOLO). If they are there, name their format: "
         f"--format ({', '.join(READERS)})"
     )
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a folder that could not be put there when all is read and copied."""
+    if out.is_mount():
+        raise DataError(f"output '{out}' is the root of a volume, which no new folder can replace; name one below it")
+    parent = next(folder for folder in out.parents if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise DataError(f"output '{out}': nothing can be written in '{parent}'; choose another --out, or ask its owner")
 
 
 def _rename(source: Source, names: Mapping[str, str]) -> None:

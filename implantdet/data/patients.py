@@ -32,22 +32,25 @@ def apply_patients(source: Source, path: Path) -> None:
         raise DataError(
             f"patients file '{path}': expected the columns {', '.join(COLUMNS)}; found {', '.join(columns)}"
         )
-    patients: dict[str, str] = {}
+    patients: dict[str, list[str]] = {}  # several, where lines contradict each other
     for number, row in enumerate(rows, start=2):
         name, patient = composed(row["file_name"] or "").strip(), (row["patient_id"] or "").strip()
         if not name or not patient:
             source.problems.append(Problem(path.name, f"record {number}", "file_name or patient_id is empty"))
-        elif patients.setdefault(name, patient) != patient:
-            reason = f"duplicate file_name {name!r} with another patient: {patient!r}, before {patients[name]!r}"
+        elif name not in patients:
+            patients[name] = [patient]
+        elif patient not in patients[name]:
+            reason = f"duplicate file_name {name!r} with another patient: {patient!r}, before {patients[name][0]!r}"
             source.problems.append(Problem(path.name, f"record {number}", reason))
+            patients[name].append(patient)
     used: set[str] = set()
     for image in source.images:
         found = [key for key in _keys(image) if key in patients]
         used.update(found)
         if found:
-            image.fields["patient_id"] = patients[found[0]]
-            if len({patients[key] for key in found}) > 1:
-                named = ", ".join(f"{key!r} is {patients[key]!r}" for key in found)
+            image.fields["patient_id"] = patients[found[0]][0]
+            if len({patient for key in found for patient in patients[key]}) > 1:
+                named = ", ".join(f"{key!r} is {' and '.join(map(repr, patients[key]))}" for key in found)
                 image.fault = image.fault or f"{path.name} names several patients: {named}"
         elif image.fault is None:
             image.fault = f"no patient: {path.name} has no line for {image.path}"

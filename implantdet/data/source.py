@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from implantdet.data.checks import escapes
+from implantdet.data.dicom import looks_like_dicom
+from implantdet.data.idd import IMAGES
 from implantdet.data.images import SUFFIXES, is_hidden
 from implantdet.data.problems import DataError, Problem
 
@@ -105,12 +107,16 @@ class FileIndex:
                 str(path).encode()
             except UnicodeEncodeError as error:  # unpacked by a tool that took the names for those of another system
                 raise DataError(f"{root}: the file name {os.fsencode(path)!r} is not UTF-8; rename the file") from error
+        self._by_path = {composed(str(path)): path for path in self.files}
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in self.files:
             self._by_name[composed(path.name).lower()].append(path)
 
     def find(self, name: object, beside: PurePosixPath) -> tuple[PurePosixPath, str | None]:
-        """The one file whose path ends with ``name``; of several, the one in or below the record's folder.
+        """The file at ``name``, beside the record or in ``images`` there; else the one file whose path ends with it.
+
+        Of several such files, it is the one in or below the record's folder. A record in the folder of a split means
+        no file of another split.
 
         Args:
             name: path that a record gives, with / or \\ between its parts.
@@ -127,10 +133,17 @@ class FileIndex:
         fault = escapes(str(given))
         if fault:
             return given, fault
-        alike = self._by_name[given.name.lower()]
+        exact = [self._by_path.get(str(beside.parent / folder / given)) for folder in ("", IMAGES)]
+        if sum(path is not None for path in exact) == 1:
+            here = next(filter(None, exact))
+            return here, self.fault(here)
+        alike = self._by_name.get(given.name.lower(), [])
         found = [path for path in alike if PurePosixPath(composed(str(path))).parts[-len(given.parts) :] == given.parts]
         if len(found) > 1:
             found = [path for path in found if path.is_relative_to(beside.parent)] or found
+        splits = [split_of(path).get("split") for path in (beside, *found)]
+        if len(found) == 1 and None not in splits and splits[0] != splits[1]:
+            found = []
         if len(found) == 1:
             return found[0], self.fault(found[0])
         if found:
@@ -163,8 +176,14 @@ class FileIndex:
         return notes
 
     def images(self) -> list[PurePosixPath]:
-        """Image files, by suffix, and whatever else lies in a folder named ``images``."""
-        return [path for path in self.files if path.suffix.lower() in SUFFIXES or "images" in path.parent.parts]
+        """Image files, by suffix, and DICOM files of any name in a folder named ``images``."""
+
+        def is_image(path: PurePosixPath) -> bool:
+            return path.suffix.lower() in SUFFIXES or (
+                IMAGES in path.parent.parts and looks_like_dicom(self.root / path)
+            )
+
+        return [path for path in self.files if is_image(path)]
 
 
 def composed(name: str) -> str:

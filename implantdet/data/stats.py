@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def dataset_stats(content: dict[str, Any]) -> dict[str, Any]:
                 "aspect": _quantiles(sides[own, 1] / sides[own, 0]),
             }
         )
-    per_image = np.array([int((image_of == image["id"]).sum()) for image in content["images"]], dtype=int)
+    boxes_of = Counter(image_of.tolist())
+    per_image = np.array([boxes_of[image["id"]] for image in content["images"]], dtype=int)
     counts = [entry["boxes"] for entry in classes if entry["boxes"]]
     size = np.sqrt([annotation["area"] for annotation in annotations])  # of masks, where there are any
     small, medium = _COCO_SIZES

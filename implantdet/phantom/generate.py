@@ -122,7 +122,8 @@ def _run(partial: Path, todo: list[Job], preset: Preset, seed: int, workers: int
                 yield write_patient(partial, job, preset, seed)
         return
     # Workers are forked from a server that has imported this module once: a fresh import in each takes seconds.
-    context = multiprocessing.get_context("forkserver")
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # Windows
+    context = multiprocessing.get_context(method)
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(write_patient, partial, job, preset, seed) for job in todo]

@@ -88,3 +88,35 @@ def test_pairs_are_read_back(root):
         write_json(root / "audit.json", content)
         with pytest.raises(DataError, match="malformed"):
             same_picture_pairs(root)
+
+
+def test_what_was_deleted_by_hand_stays_out(root):
+    found = audit(root)
+    wrong = found["same_picture"].pop()
+    write_json(root / "audit.json", found)
+    again = audit(root)
+    assert wrong not in again["same_picture"]
+    assert again["same_picture"] == found["same_picture"]
+    assert again["hash"] == found["hash"]
+    assert again["relations"]["picture"]["with_several_images"] == 1
+    write_json(root / "audit.json", again)
+    assert audit(root) == again
+
+
+def test_what_was_deleted_of_another_audit_is_an_error(root):
+    found = audit(root)
+    found["same_picture"].pop()
+    write_json(root / "audit.json", found | {"num_images": 7})
+    with pytest.raises(DataError, match=r"3 of the 4 pairs that were found in 7 images.*now 4 are found in 8 images"):
+        audit(root)
+    write_json(root / "audit.json", {"same_picture": []})
+    with pytest.raises(DataError, match=r"malformed .*remove it"):
+        audit(root)
+
+
+def test_all_unreadable_images_are_told_at_once(root):
+    for name in ("2.png", "5.png"):
+        (root / "images" / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 image\(s\) cannot be read") as caught:
+        audit(root)
+    assert [problem.file[-5:] for problem in caught.value.problems] == ["2.png", "5.png"]

@@ -11,7 +11,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.pixels import apply_color_lut
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from implantdet.data.dicom import header_of, read_dicom
@@ -130,7 +130,7 @@ def test_a_window_of_no_width_is_none(tmp_path, window, photometric):
 
 def lut(entries, bits, first=0):
     table = Dataset()
-    table.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    table.add_new("LUTDescriptor", "US", [len(entries) % 2**16, first, bits])
     table.add_new("LUTData", "US", entries)
     return table
 
@@ -139,8 +139,43 @@ def test_look_up_tables_are_applied(tmp_path):
     entries = [round(65535 * (level / 4095) ** 2) for level in range(4096)]
     found = read_dicom(write(tmp_path / "a", VOILUTSequence=[lut(entries, 16)]))
     np.testing.assert_allclose(found, 255 * (LEVELS / 4095) ** 2, atol=0.6)
-    other = read_dicom(write(tmp_path / "b", VOILUTSequence=[lut(entries, 10)], WindowCenter=2048, WindowWidth=4096))
-    np.testing.assert_allclose(other, LEVELS * (255 / 4095), atol=1e-3)  # a table that cannot be read is left aside
+
+
+@pytest.mark.parametrize("bits", [10, 12, 15])
+def test_tables_of_all_depths_are_shown_as_pydicom_shows_them(tmp_path, bits):
+    entries = [(2**bits - 1) - round((2**bits - 1) * (level / 4095) ** 0.5) for level in range(4096)]  # a negative
+    path = write(tmp_path / "a", VOILUTSequence=[lut(entries, bits)], WindowCenter=2048, WindowWidth=4096)
+    expected = apply_voi_lut(LEVELS, dcmread(path)) * (255 / (2**bits - 1))
+    np.testing.assert_allclose(read_dicom(path), expected, atol=1e-3)
+
+
+def test_a_table_of_all_entries_that_16_bits_can_name(tmp_path):
+    table = lut(list(range(65536)), 16)
+    assert table.LUTDescriptor[0] == 0
+    table.add_new("LUTData", "OW", np.arange(65536, dtype=np.uint16).tobytes())  # more than a list of numbers can hold
+    levels = np.array([[0, 256, 65535]], np.uint16)
+    found = read_dicom(write(tmp_path / "a", levels, 16, VOILUTSequence=[table]))
+    np.testing.assert_allclose(found, [[0, 256 * 255 / 65535, 255]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_inverse"),
+    [
+        ({}, False),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, True),
+        ({"PresentationLUTShape": "INVERSE"}, True),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}, False),
+    ],
+)
+def test_two_tables_one_after_the_other(tmp_path, told, is_inverse):
+    halves = lut([level // 2 for level in range(4096)], 16)
+    squares = lut([level**2 // 64 for level in range(2048)], 16)
+    told = told | {"ModalityLUTSequence": [halves], "VOILUTSequence": [squares]}
+    halves.ModalityLUTType = "US"
+    path = write(tmp_path / "a", **told)
+    file = dcmread(path)
+    expected = stretched(apply_voi_lut(apply_modality_lut(LEVELS, file), file))
+    np.testing.assert_allclose(read_dicom(path), 255 - expected if is_inverse else expected, atol=1e-3)
 
 
 def test_padding_is_black_and_stretches_nothing(tmp_path):

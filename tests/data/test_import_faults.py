@@ -197,15 +197,15 @@ FAULTS = {
         "coco",
         lambda r: edit_coco(r, "images", 2, id=0),
         "image 0: duplicate id: a.jpg has it too",
-        1,
-        0,
+        2,  # nobody knows which of them the annotations mean
+        2,
     ),
     "coco-category-id": (
         "coco",
         lambda r: edit_coco(r, "categories", 2, id=1),
         "category 1: duplicate id: 'Bicon'",
         0,
-        2,
+        4,
     ),
     "coco-same-file": ("coco", lambda r: add(r, "images", id=7), "image 7: duplicate image: a.jpg", 1, 0),
     "coco-missing-image": (
@@ -372,7 +372,7 @@ FAULTS = {
         2,
     ),
 }
-SEVERAL_LINES = {"coco-category-id": 3}
+SEVERAL_LINES = {"coco-category-id": 5, "coco-image-id": 2}
 
 
 @pytest.mark.parametrize(("name", "spoil", "line", "images", "annotations"), FAULTS.values(), ids=FAULTS)

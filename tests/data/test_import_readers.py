@@ -123,6 +123,17 @@ def test_yolo_label_beside_its_image(tmp_path):
     assert (len(source.images), len(source.images[0].objects), source.problems) == (1, 1, [])
 
 
+def test_yolo_label_beside_its_image_in_a_folder_named_images(tmp_path):
+    write_image(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (tmp_path / "classes.txt").write_text("x")
+    source = read_yolo(tmp_path)
+    assert [(str(i.path), i.file, len(i.objects), i.fault) for i in source.images] == [
+        ("images/a.png", "images/a.txt", 1, None)
+    ]
+    assert source.problems == []
+
+
 def test_a_linked_folder_is_not_followed_but_named(tmp_path):
     src = write_yolo(tmp_path / "src")
     (tmp_path / "elsewhere").mkdir()
@@ -258,6 +269,14 @@ def test_labelme_rectangles_polygons_and_groups(tmp_path):
     ]
     assert content["annotations"][1]["segmentation"] == [[10, 10, 30, 10, 30, 20]]
     assert [category["name"] for category in content["categories"]] == ["ITI", "crest"]
+
+
+def test_labelme_saves_its_files_beside_the_images(tmp_path):
+    write_image(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "a.json").write_text(json.dumps(labelme_content("a.png", [])))
+    (tmp_path / "images" / "Thumbs.db").write_bytes(b"of Windows")
+    source = read_labelme(tmp_path)
+    assert [(str(image.path), image.fault) for image in source.images] == [("images/a.png", None)]
 
 
 def test_labelme_without_sizes_and_beside_other_files(tmp_path):

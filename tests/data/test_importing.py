@@ -1,6 +1,7 @@
 """The whole import: what comes in goes out, and what is wrong is named, for every format."""
 
 import os
+from pathlib import Path
 
 import pytest
 from foreign import (
@@ -126,6 +127,18 @@ def test_output_must_be_free(tmp_path):
     with pytest.raises(DataError, match="exists already"):
         import_dataset(src, out)
     assert tree(out) == before
+
+
+def test_a_place_that_cannot_be_filled_is_refused_before_the_work(tmp_path, monkeypatch):
+    src = write_yolo(tmp_path / "src")
+    (tmp_path / "volume").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_mount", lambda path: path.name == "volume")
+        with pytest.raises(DataError, match=r"volume' is the root of a volume.*name one below it"):
+            import_dataset(src, tmp_path / "volume")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(DataError, match=rf"nothing can be written in '{tmp_path}'"):
+        import_dataset(src, tmp_path / "new" / "out")
 
 
 def test_an_interrupted_copy_leaves_nothing(tmp_path, monkeypatch):

@@ -44,6 +44,15 @@ def test_an_image_without_patient_stops_or_is_left_out(tmp_path):
     assert len(json.loads((tmp_path / "out/rejected.json").read_text())) == 1
 
 
+def test_an_image_that_lines_give_two_patients_is_left_out(tmp_path):
+    """Whichever of them it got, images of the other could stand on the other side of a split."""
+    report = import_with(tmp_path, "file_name,patient_id\na,p1\na,p2\nb.png,p3\nc.png,p3\n", skip=True)
+    images = load_idd(tmp_path / "out")["images"]
+    assert [image["patient_id"] for image in images] == ["p3", "p3"]
+    assert report.rejected_images == 2
+    assert any("'a' is 'p1' and 'p2'" in problem.reason for problem in report.problems)
+
+
 @pytest.mark.parametrize(
     ("lines", "line"),
     [

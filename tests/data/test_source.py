@@ -26,6 +26,7 @@ def index(tmp_path):
         ("train/images/a.png", "x.json", "train/images/a.png"),
         ("a.png", "train/x.json", "train/images/a.png"),
         ("a.png", "valid/labels.json", "valid/images/a.png"),
+        ("valid/images/a.png", "x.json", "valid/images/a.png"),
     ],
 )
 def test_files_are_found(index, name, beside, path):
@@ -45,6 +46,35 @@ def test_files_are_found(index, name, beside, path):
 )
 def test_files_that_are_not_there(index, name, reason):
     assert reason in index.find(name, PurePosixPath("x.json"))[1]
+
+
+def test_the_record_s_own_folder_goes_before_longer_paths(tmp_path):
+    for name in ("images/a.png", "images/train/a.png", "images/x/images/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    index = FileIndex(tmp_path.resolve())
+    for name in ("a.png", "train/a.png"):  # as in a dataset folder of ours
+        assert index.find(name, PurePosixPath("annotations.json")) == (PurePosixPath("images") / name, None)
+    (tmp_path / "a.png").touch()
+    assert "stands for 4 files" in FileIndex(tmp_path.resolve()).find("a.png", PurePosixPath("x.json"))[1]
+
+
+def test_a_record_of_one_split_means_no_file_of_another(tmp_path):
+    for name in ("valid/a.png", "images/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    index = FileIndex(tmp_path.resolve())
+    given, fault = index.find("a.png", PurePosixPath("train/x.json"))
+    assert (str(given), fault) == ("a.png", "missing image: no file 'a.png' in the source; there is valid/a.png")
+    assert index.find("b.png", PurePosixPath("train/x.json")) == (PurePosixPath("images/b.png"), None)
+    assert index.find("a.png", PurePosixPath("labels/x.json")) == (PurePosixPath("valid/a.png"), None)
+
+
+def test_images_are_told_by_suffix_and_dicom_files_by_their_content(tmp_path):
+    for name in ("images/a.png", "images/a.json", "images/Thumbs.db", "images/scan", "other/scan", "other/b.JPG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM" if name.endswith("scan") else b"")
+    assert [str(path) for path in FileIndex(tmp_path).images()] == ["images/a.png", "images/scan", "other/b.JPG"]
 
 
 def test_what_is_left_aside_is_named(index, tmp_path):
