@@ -6,6 +6,7 @@ Categories follow the COCO form. A part category is ``<third>.<axis>.<value>`` w
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,8 @@ class Taxonomy:
         """Read a taxonomy.
 
         Raises:
-            ValueError: the file lacks a third, an axis has fewer than two values, or a name stands twice.
+            ValueError: the file lacks a third, an axis has fewer than two values, a name stands twice or is empty, or
+                that of an axis or a value has a dot in it, which separates them in the names of categories.
         """
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or set(content) != {"thirds", "systems"}:
@@ -63,6 +65,14 @@ class Taxonomy:
         thirds = content["thirds"]
         if not isinstance(thirds, dict) or tuple(thirds) != THIRDS:
             raise ValueError(f"{path}: 'thirds' must list {', '.join(THIRDS)}, in this order; found {thirds!r}")
+        for third, of_third in thirds.items():
+            if not isinstance(of_third, dict):
+                raise ValueError(f"{path}: '{third}' must map axes to their values; found {of_third!r}")
+            for name in itertools.chain(
+                of_third, *(values for values in of_third.values() if isinstance(values, list))
+            ):
+                if "." in str(name):
+                    raise ValueError(f"{path}: '{third}' has the name {name!r}; expected names without a dot")
         axes = tuple(
             Axis(third, name, _values(path, f"{third}.{name}", values))
             for third in THIRDS
@@ -96,7 +106,7 @@ class Taxonomy:
 
 
 def _values(path: str | Path, key: str, values: object) -> tuple[str, ...]:
-    if not isinstance(values, list) or len(values) < 2 or not all(isinstance(value, str) for value in values):
+    if not isinstance(values, list) or len(values) < 2 or not all(isinstance(v, str) and v for v in values):
         raise ValueError(f"{path}: '{key}' must list two or more names; found {values!r}")
     if len(set(values)) != len(values):
         raise ValueError(f"{path}: '{key}' names a value twice: {values!r}")

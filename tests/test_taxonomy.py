@@ -61,6 +61,13 @@ def test_names_lead_back_to_their_axis(tmp_path):
         (lambda content: content["thirds"].pop("apical"), "must list coronal, middle, apical"),
         (lambda content: content["thirds"]["coronal"].update(level=["bone"]), "'coronal.level' must list two or more"),
         (lambda content: content.update(systems=["A", "A"]), "'systems' names a value twice"),
+        (lambda content: content.update(systems=["A", ""]), "'systems' must list two or more names"),
+        (lambda content: content["thirds"].update(apical=None), "'apical' must map axes to their values; found None"),
+        (
+            lambda content: content["thirds"]["middle"].update(thread=["v_60.5", "none"]),
+            "name 'v_60.5'; .*without a dot",
+        ),
+        (lambda content: content["thirds"]["middle"].update({"a.b": ["x", "y"]}), "name 'a.b'; .*without a dot"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path, change, message):

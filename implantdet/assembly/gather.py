@@ -44,7 +44,7 @@ def meanings(thing_classes: Sequence[str], taxonomy: Taxonomy) -> tuple[Meaning 
     for name in thing_classes:
         axis = taxonomy.axis_of(name)
         if axis is not None:
-            found.append(Meaning(axis.third, axis.key, name.rsplit(".", 1)[-1]))
+            found.append(Meaning(axis.third, axis.key, name.removeprefix(f"{axis.key}.")))
         else:
             found.append(Meaning(SYSTEM, SYSTEM, name) if name in taxonomy.systems else None)
     if not any(found):

@@ -57,7 +57,8 @@ def build_table(
         lines: with their declared attributes; each length counts alike.
         taxonomy: axes, values and systems.
         examples: title → axis → value → number of known implants, from ``count_examples``. Lines without any rest on
-            their declaration, so that a new line takes part at once.
+            their declaration, so that a new line takes part at once. Those of a title that the list lacks now count
+            for how common the lines of its system are, all alike, and say nothing of their design.
     """
     titles = [line.title for line in lines]
     systems = [line.system for line in lines]
@@ -77,11 +78,25 @@ def build_table(
         likelihood[axis] = np.stack(rows)
     own = np.array([[system == name for name in taxonomy.systems] for system in systems])
     likelihood[SYSTEM] = (1 - MISTAKE) * own + MISTAKE / len(taxonomy.systems)
-    count = np.array([sum(examples.get(title, {}).get(SYSTEM, {}).values()) for title in titles])
+    count = _number_of_examples(titles, systems, examples)
     uniform = np.full(len(titles), 1 / len(titles))
     prior = (1 - UNIFORM_SHARE) * count / count.sum() + UNIFORM_SHARE * uniform if count.sum() else uniform
-    is_described = np.array([bool(known) or title in examples for title, known in zip(titles, declared, strict=True)])
+    seen_designs = [examples.get(title, {}).keys() - {SYSTEM} for title in titles]
+    is_described = np.array([bool(known or seen) for known, seen in zip(declared, seen_designs, strict=True)])
     return LineTable(tuple(titles), tuple(systems), axis_values(taxonomy), likelihood, prior, is_described)
+
+
+def _number_of_examples(
+    titles: Sequence[str], systems: Sequence[str], examples: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> Array:
+    """[L] how many examples every line has."""
+    count = np.zeros(len(titles))
+    for title, of_line in examples.items():
+        for system, number in of_line.get(SYSTEM, {}).items():
+            names, wanted = (titles, title) if title in titles else (systems, system)
+            heirs = np.array([name == wanted for name in names])
+            count += number * heirs / max(heirs.sum(), 1)
+    return count
 
 
 def axis_values(taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:

@@ -115,7 +115,8 @@ def _part_by_part(members: Indices, gain: Array) -> Indices | None:
     for row, (mine, loss) in enumerate(zip(bits, losses.tolist(), strict=True)):
         first = (mine & -mine).bit_length() - 1
         starting[first].append((mine >> first, loss, row))
-    limit = prices.sum() - gain[_greedy(members, gain)].sum() + SLACK
+    most = prices.sum()
+    limit = most - gain[_greedy(members, gain)].sum() + SLACK * max(1.0, most)  # the larger, the more is rounded off
 
     # Which of the parts from here on are taken, the lowest bit is this one → least loss, and the rows (nested pairs).
     states: dict[int, tuple[float, tuple[Any, ...]]] = {0: (0.0, ())}

@@ -18,7 +18,7 @@ from implantdet.evaluation.implant_matching import CONFIDENT, ImageOutcome
 from implantdet.structures import Assembly, Box
 from implantdet.taxonomy import SYSTEM, THIRDS
 
-ANY = "implant"  # the one class of class-agnostic metrics
+ANY = ""  # the one class of class-agnostic metrics, which no system can be called
 
 
 class Scored(NamedTuple):
@@ -112,7 +112,7 @@ def _metrics(
                 if item.score > by_box.setdefault(item.box, record)["score"]:
                     by_box[item.box] = record
         best += by_box.values()
-    categories = [{"id": index, "name": label} for label, index in ids.items()]
+    categories = [{"id": index, "name": label or "implant"} for label, index in ids.items()]
     truth = {"images": images, "annotations": annotations, "categories": categories}
     return coco_metrics(truth, detections) | {"D-ECE": detection_calibration(truth, best)}
 

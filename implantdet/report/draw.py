@@ -36,7 +36,8 @@ def draw_dataset(
         root: dataset folder.
         out: folder of the pictures, created if it is missing.
         predictions: ``coco_instances_results.json`` of an evaluation.
-        part: ``test``, ``val_fold0``, ``train_fold0``, …; None: every image, or those of ``implants``.
+        part: ``test``, ``val_fold0``, ``train_fold0``, …; None: every image, or those of ``implants``, or those with
+            a detection in ``predictions``: others were perhaps not looked at.
         min_score: detections and implants below it are left out.
         limit: number of pictures at most.
         implants: ``implants.json`` of an evaluation.
@@ -50,12 +51,14 @@ def draw_dataset(
     """
     content = load_idd(root)
     truth = _by_image(content["annotations"])
-    detected = None if predictions is None else _by_image(_read_predictions(Path(predictions), content, min_score))
+    predicted = None if predictions is None else _by_image(_read_predictions(Path(predictions), content))
     assembled = None if implants is None else _read_implants(Path(implants), content)
     wanted = {image["id"] for image in content["images"]} if part is None else image_ids(load_folds(root), part)
     images = [image for image in content["images"] if image["id"] in wanted]
     if assembled is not None:
         images = [image for image in images if image["id"] in assembled]
+    elif predicted is not None and part is None:
+        images = [image for image in images if image["id"] in predicted]
     if worst is not None:
         if assembled is None:
             raise DataError("the worst images are known from implants.json only: give it with --implants")
@@ -67,8 +70,9 @@ def draw_dataset(
         radiograph = to_float(read_radiograph(Path(root) / IMAGES / image["file_name"])).round().astype("uint8")
         boxes = detections_of(truth[image["id"]], content["categories"])
         panels = [draw_panel(radiograph, boxes, f"{image['file_name']} · ground truth")]
-        if detected is not None:
-            boxes = detections_of(detected[image["id"]], content["categories"])
+        if predicted is not None:
+            sure = [detection for detection in predicted[image["id"]] if detection["score"] >= min_score]
+            boxes = detections_of(sure, content["categories"])
             panels.append(draw_panel(radiograph, boxes, f"detected, score from {min_score:.0%}"))
         if assembled is not None:
             panels.append(_implant_panel(radiograph, assembled[image["id"]], min_score))
@@ -90,7 +94,7 @@ def _by_image(records: list[dict[str, Any]]) -> defaultdict[int, list[dict[str, 
     return grouped
 
 
-def _read_predictions(path: Path, content: dict[str, Any], min_score: float) -> list[dict[str, Any]]:
+def _read_predictions(path: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
     predictions = _read(path)
     rows = predictions if isinstance(predictions, list) else [None]
     if not all(isinstance(row, dict) and row.keys() >= _DETECTION for row in rows):
@@ -105,7 +109,7 @@ def _read_predictions(path: Path, content: dict[str, Any], min_score: float) -> 
                 f"{path}: image {prediction['image_id']}, category {prediction['category_id']}: not in this dataset; "
                 "expected the predictions of an evaluation on it"
             )
-    return [prediction for prediction in predictions if prediction["score"] >= min_score]
+    return predictions
 
 
 def _read_implants(path: Path, content: dict[str, Any]) -> dict[int, dict[str, Any]]:

@@ -71,7 +71,7 @@ def sure_enough(implants: Sequence[dict[str, Any]], min_score: float) -> tuple[l
 
 
 def describe(implant: dict[str, Any]) -> list[str]:
-    """What is known of an implant, in lines that fit beside the image: systems, lines, evidence, size."""
+    """What is known of an implant, line by line: systems, product lines, evidence, size."""
     lines = []
     if ranking := implant["ranking"]:
         lines += _fit(ranking["systems"], "unknown, like " if ranking["unknown"] else "")
@@ -93,11 +93,12 @@ def describe(implant: dict[str, Any]) -> list[str]:
 
 
 def _fit(candidates: Sequence[dict[str, Any]], start: str = "") -> list[str]:
-    """Names with their probabilities, most probable first, in one line; none if there are no candidates."""
+    """Names with their probabilities, most probable first, as many as fit one line; none if there are no candidates."""
     line = start
     for candidate in candidates:
         name = f"{candidate['name']} {candidate['probability']:.0%}"
-        if candidate["probability"] < SHOWN or len(line) + len(name) > LENGTH - 4:
+        is_too_much = line != start and len(line) + len(name) > LENGTH - 4
+        if candidate["probability"] < SHOWN or is_too_much:
             break
         line += name if line == start else f", {name}"
     return [line] if line != start else []

@@ -137,9 +137,19 @@ def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> None
         draw.text(place, str(number), fill=TEXT, font=font, anchor="lm", stroke_width=2, stroke_fill=BACKGROUND)
         draw.text((width + 8, top), str(number), fill=TEXT, font=font)
         for line in note.lines:
-            draw.text((width + INDENT, top), line.text, fill=line.colour, font=font)
+            text = _shortened(line.text, font, COLUMN - INDENT)
+            draw.text((width + INDENT, top), text, fill=line.colour, font=font)
             top += step
         top += GAP
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+    """A text that fits so many pixels: letters before its last word, which may be a score, give way to an ellipsis."""
+    head, _, last = text.rpartition(" ")
+    while head and font.getlength(text) > room:
+        head = head[:-1]
+        text = f"{head}… {last}"
+    return text
 
 
 def _by_rows(notes: Sequence[Note]) -> list[Note]:

@@ -66,6 +66,26 @@ def test_the_prior_counts_examples_and_leaves_room_for_new_lines():
     assert table(examples=examples).prior == pytest.approx(0.9 * np.array([0.75, 0.25, 0, 0]) + 0.1 / 4)
 
 
+def test_a_line_that_left_the_list_leaves_its_share_to_its_system():
+    """As of a system that was known by its whole implants until its first line was declared, or of renamed lines."""
+    bego, other = (next(line for line in default_lines() if line.system == name) for name in ("Bego", "other"))
+    values = {"middle.thread": "square"}
+    before = table((BICON, BLT, other))
+    examples = count_examples(before, [(values, "Bego", None)] * 6 + [({}, "ITI", "ITI BLT")] * 2)
+    assert set(examples) == {"Bego", "ITI BLT"}
+    renamed = dataclasses.replace(BLT, name="new")
+    built = table((BICON, renamed, bego, dataclasses.replace(bego, name="new"), other), examples)
+    assert built.prior == pytest.approx(0.9 * np.array([0, 2, 3, 3, 0]) / 8 + 0.1 / 5)
+    assert built.likelihood["middle.thread"] == pytest.approx(
+        table((BICON, renamed, bego, dataclasses.replace(bego, name="new"), other)).likelihood["middle.thread"]
+    )
+
+
+def test_a_system_of_which_only_whole_implants_were_seen_is_not_described():
+    examples = count_examples(table(), [({}, "other", None)] * 9 + [({"middle.thread": "square"}, "Bego", None)])
+    assert table(examples=examples).is_described.tolist() == [True, True, True, False]  # Bicon, BLT, Bego, other
+
+
 def test_an_unknown_line_counts_for_the_lines_of_its_system_as_far_as_they_fit():
     lines = [line for line in default_lines() if line.system == "ITI"]
     declared = table(lines)

@@ -71,6 +71,15 @@ def test_part_by_part_is_as_good_as_the_solver(monkeypatch, seed):
     assert totals[0] == pytest.approx(totals[1])
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_costs_of_any_size_are_settled(seed):
+    """Where the greedy answer is the best, rounding must not push it over the bound."""
+    members, costs, alone = problem(seed, num_parts=12, num_candidates=30)
+    expected = partition(Candidates(members, costs), alone)
+    for factor in (1e-6, 1e7 / 3, 1e12 / 7):
+        assert partition(Candidates(members, factor * costs), factor * alone).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_no_row_saves_more_than_its_parts_by_their_prices(seed):
     members, costs, alone = problem(seed, num_parts=12, num_candidates=30)

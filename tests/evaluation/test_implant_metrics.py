@@ -84,6 +84,19 @@ def test_a_wrong_system_costs_the_ap_by_system_only():
     assert math.isnan(none["any_system"]["D-ECE"])
 
 
+def test_a_system_may_be_called_implant():
+    """As implants of no brand are."""
+    rank = ranking(("implant", 0.9), ("ITI", 0.1))
+    result = outcome(
+        [found(0, complete(0, 0), rank=rank), found(1, complete(1, 3))], [known(0, "implant"), known(1, "ITI")]
+    )
+    metrics = implant_metrics([result], boxes_of(result), ("ITI", "implant"))
+    per_class = metrics["by_system"]["per_class"]
+    assert [per_class[name]["num_annotations"] for name in ("ITI", "implant")] == [1, 1]
+    assert metrics["by_system"]["AP"] == pytest.approx(100)
+    assert list(metrics["any_system"]["per_class"]) == ["implant"]
+
+
 def test_an_implant_without_annotated_system_is_nobodys_mistake():
     result = outcome([found(0, complete(0, 0)), found(1, complete(1, 3), score=0.8)], [known(0, None), known(1)])
     metrics = implant_metrics([result], boxes_of(result), SYSTEMS)

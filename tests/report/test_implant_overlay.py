@@ -1,8 +1,20 @@
+import re
+
 import numpy as np
 import pytest
 
 from implantdet.report.implant_overlay import describe, draw_implants
-from implantdet.report.overlay import COLUMN, HEIGHT, LENGTH, LINE, OTHER_COLOUR, TEXT
+from implantdet.report.overlay import (
+    BACKGROUND,
+    COLUMN,
+    HEIGHT,
+    INDENT,
+    LINE,
+    OTHER_COLOUR,
+    TEXT,
+    _font,
+    _shortened,
+)
 from implantdet.taxonomy import COLOURS
 
 
@@ -62,9 +74,29 @@ def test_without_ranking_scale_and_inferred_parts():
     assert describe(implant(ranking=None, length_mm=None, parts=[])) == ["  score 87%"]
 
 
-def test_lines_fit_beside_the_image():
-    names = [candidate(f"a product line with a long name {k}", 0.2) for k in range(5)]
-    assert all(len(line) < LENGTH for line in describe(implant(ranking=implant()["ranking"] | {"lines": names})))
+def test_as_many_names_are_told_as_fit_but_always_the_first():
+    names = [candidate(f"line {k}", 0.2) for k in range(9)]
+    assert (
+        describe(implant(ranking=implant()["ranking"] | {"lines": names}))[1] == "  line 0 20%, line 1 20%, line 2 20%"
+    )
+    long = [candidate("Zimmer Biomet Dental Tapered Screw-Vent", 0.61), candidate("ITI", 0.39)]
+    ranking = implant()["ranking"] | {"systems": long, "lines": long, "unknown": True}
+    assert describe(implant(ranking=ranking))[:2] == [
+        "unknown, like Zimmer Biomet Dental Tapered Screw-Vent 61%",
+        "  Zimmer Biomet Dental Tapered Screw-Vent 61%",
+    ]
+
+
+def test_long_lines_are_shortened_beside_the_image_and_keep_their_score():
+    font = _font(15)
+    assert _shortened("ITI 93%", font, COLUMN) == "ITI 93%"
+    shortened = _shortened("unknown, like Zimmer Biomet Dental Tapered Screw-Vent 61%", font, COLUMN - INDENT)
+    assert re.fullmatch(r"unknown, like Zimmer Biomet .*… 61%", shortened)
+    assert COLUMN - INDENT - 25 < font.getlength(shortened) <= COLUMN - INDENT
+    names = [candidate("W" * 60, 0.61, ("coronal.thread", "reverse_" * 9, 2.0))]
+    content = implant(ranking=implant()["ranking"] | {"systems": names, "lines": names})
+    picture = np.asarray(draw_implants(np.zeros((HEIGHT, 300), np.uint8), [content], "title"))[2 * LINE :]
+    assert (picture[:, -2:] == BACKGROUND).all(), "nothing runs into the edge"
 
 
 def painted(content):
