@@ -87,7 +87,7 @@ def _add_part_head_keys(cfg: CfgNode) -> None:
     # Longest side, in pixels, of what the detector is shown of an image, after INPUT.MIN_SIZE_TEST: larger ones are cut
     # into tiles that overlap, and what is found is united; with TEST.AUG, each version. 0: the whole image.
     cfg.TEST.TILE_SIZE = 0
-    cfg.TEST.TILE_OVERLAP = 128  # pixels, below TILE_SIZE; an object that is larger may be cut in every tile
+    cfg.TEST.TILE_OVERLAP = 128  # pixels, below TILE_SIZE; what is larger is looked for in the whole image, shrunk
 
 
 def _add_mim_keys(cfg: CfgNode) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event_storage
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from implantdet.data.files import written_whole
 from implantdet.data.idd import read_json, write_json
 from implantdet.engine.loader import kept_randomness, seed_everything
 
@@ -91,6 +93,11 @@ class Evaluation(hooks.EvalHook):
             super().after_train()
 
 
+def came_to_its_end_before(trainer: TrainerBase) -> bool:
+    """Whether a training that is resumed has no iteration left."""
+    return trainer.start_iter >= trainer.max_iter
+
+
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's, which after a resume still knows the best value so far.
 
@@ -105,6 +112,11 @@ class BestCheckpointer(hooks.BestCheckpointer):
         elif self._record.is_file():
             best = read_json(self._record)
             self.best_metric, self.best_iter = best["value"], best["iteration"]
+
+    def after_train(self) -> None:
+        """Look at the last evaluation, unless nothing was trained: it may be of other settings than those before."""
+        if not came_to_its_end_before(self.trainer):
+            super().after_train()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best value out of a checkpoint of before there was the file."""
@@ -135,6 +147,17 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         for path in written[: -self.max_to_keep]:
             path.unlink()
         self.recent_checkpoints = [str(path) for path in written[-self.max_to_keep :]]
+
+    def after_train(self) -> None:
+        """Give a training that was interrupted after its last iteration, or is made shorter, its final checkpoint."""
+        if not came_to_its_end_before(self.trainer):
+            return
+        last = Path(self.checkpointer.get_checkpoint_file())
+        final = last.with_name(f"{self.file_prefix}_final.pth")
+        if last != final:
+            with written_whole(final) as temporary:
+                shutil.copyfile(last, temporary)
+            self.checkpointer.tag_last_checkpoint(final.name)
 
 
 class ProgressPrinter(CommonMetricPrinter):

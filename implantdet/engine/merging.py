@@ -74,6 +74,11 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
         value = float(value)
     if isinstance(current, str) and isinstance(value, str) and isinstance(_literal(value), int | float):
         value = repr(value)  # yacs takes options as literals
+    # yacs lets anything take the place of None, and None that of anything.
+    if current is None and not isinstance(_literal(value), bool | int | float | None):
+        raise ValueError(f"{where}: {key}: found {value!r}, expected True or False, a number, or None")
+    if current is not None and _literal(value) is None:
+        raise ValueError(f"{where}: {key}: found nothing, expected {type(current).__name__}, like {current!r} so far")
     try:
         cfg.merge_from_list([key, value])
     except ValueError as error:

@@ -20,16 +20,23 @@ _EMBEDDINGS = ("pos_embed", "cls_token", "reg_token", "mask_token")
 def build_adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build AdamW as ViTDet does (arXiv:2203.16527, appendix A.2), clipping gradients by ``SOLVER.CLIP_GRADIENTS``.
 
-    A ViT block learns ``SOLVER.LAYER_DECAY`` times as fast as the block above it, the patch embedding and the tokens
-    once more so; everything outside the ViT, and its final norm, learns with ``SOLVER.BASE_LR``.
+    A ViT block learns ``SOLVER.LAYER_DECAY`` times as fast as the block above it, the patch embedding, the tokens and a
+    norm before the blocks once more so; everything outside the ViT, and its final norm, learns with ``SOLVER.BASE_LR``.
 
     Args:
         cfg: with the keys of ``add_implantdet_config``.
         model: with its ViT in ``model.backbone``; it may be wrapped for several processes, or compiled.
 
     Raises:
-        ValueError: the ViT is elsewhere in the model, and ``SOLVER.LAYER_DECAY`` is not 1.
+        ValueError: the ViT is elsewhere in the model, and ``SOLVER.LAYER_DECAY`` is not 1; or a key of Detectron2 is
+            set that is not read here.
     """
+    for key, usual in (("WEIGHT_DECAY_NORM", 0.0), ("WEIGHT_DECAY_BIAS", None), ("BIAS_LR_FACTOR", 1.0)):
+        if cfg.SOLVER[key] not in (usual, 0.0 if usual is None else usual):
+            raise ValueError(
+                f"SOLVER.{key}: found {cfg.SOLVER[key]}, expected its default {usual}: biases and norms have no weight "
+                "decay, and the learning rate of their layer"
+            )
     model = unwrap_model(model)
     depth = num_blocks(model)
     elsewhere = [name for name, module in model.named_modules() if isinstance(module, ViT)]
@@ -40,8 +47,8 @@ def build_adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         )
 
     def lr_factor(name: str) -> float:
-        # Detectron2 knows the positions but no tokens, which stand at the same place.
-        name = re.sub(r"\.(cls|reg|mask)_token$", ".pos_embed", name)
+        # Detectron2 knows the positions, but neither tokens nor a norm before the first block, at the same place.
+        name = re.sub(r"\.((cls|reg|mask)_token|norm_pre\.\w+)$", ".pos_embed", name)
         return get_vit_lr_decay_rate(name, cfg.SOLVER.LAYER_DECAY, depth)
 
     groups = get_default_optimizer_params(

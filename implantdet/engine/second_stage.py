@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
@@ -19,6 +19,7 @@ from torch import nn
 
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.fitting import TooFewImplantsError
+from implantdet.config import add_implantdet_config
 from implantdet.engine.setup import CONFIG, needs_no_labels
 from implantdet.taxonomy import default_taxonomy
 
@@ -119,6 +120,9 @@ def load_assembler(cfg: CfgNode, checkpoint: str) -> PartAssembler | None:
     """
     if needs_no_labels(cfg):
         return None
+    if "://" in checkpoint:
+        logger.warning("%s: nothing is looked for beside a URL, so there is no second stage.", checkpoint)
+        return None
     path = Path(checkpoint).with_name(ASSEMBLER)
     if path.is_file():
         _compare_with_calibration(cfg, path.with_name(CONFIG))
@@ -137,11 +141,10 @@ def _compare_with_calibration(cfg: CfgNode, record: Path) -> None:
     if not record.is_file():
         return
     training = yaml.safe_load(record.read_text(encoding="utf-8"))
-    test = training.get("TEST", {})
-    for key, now, then in (
-        ("TEST.AUG.ENABLED", cfg.TEST.AUG.ENABLED, test.get("AUG", {}).get("ENABLED", False)),
-        ("TEST.TILE_SIZE", cfg.TEST.TILE_SIZE, test.get("TILE_SIZE", 0)),
-    ):
+    defaults = get_cfg()
+    add_implantdet_config(defaults)
+    for key in _detecting_keys(cfg):
+        now, then = _value(cfg, key, None), _value(training, key, _value(defaults, key, None))
         if now != then:
             logger.warning(
                 "%s is %s, but the assembler was calibrated with %s (%s): the detector's scores differ, so scores of "
@@ -174,6 +177,27 @@ def _compare_with_calibration(cfg: CfgNode, record: Path) -> None:
                 name,
                 record,
             )
+
+
+def _detecting_keys(cfg: CfgNode) -> list[str]:
+    """Keys that change what the same weights find, or how they score it."""
+    keys = [f"MODEL.PART_HEAD.{key}" for key in ("SOFT_NMS_SIGMA", "BOX_VOTING_IOU", "OBJECTNESS_WEIGHT")]
+    keys += [f"MODEL.ROI_HEADS.{key}" for key in ("NMS_THRESH_TEST", "SCORE_THRESH_TEST")]
+    keys += [f"MODEL.RPN.{key}" for key in ("PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST", "NMS_THRESH")]
+    keys += ["TEST.AUG.ENABLED", "TEST.TILE_SIZE"]
+    keys += [f"TEST.AUG.{key}" for key in ("MIN_SIZES", "FLIP", "ROT90") if cfg.TEST.AUG.ENABLED]
+    keys += ["TEST.TILE_OVERLAP"] if cfg.TEST.TILE_SIZE else []
+    return [*keys, "TEST.DETECTIONS_PER_IMAGE", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"]
+
+
+def _value(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    """What a config has under a key with dots; a tuple as the list that YAML makes of it."""
+    found: Any = config
+    for name in key.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return default
+        found = found[name]
+    return list(found) if isinstance(found, tuple) else found
 
 
 class _Predictions(DatasetEvaluator):

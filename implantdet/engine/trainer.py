@@ -120,7 +120,14 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned, and a seed that was drawn (``SEED -1``)."""
+        wanted = settings_of(self._trainer.optimizer)
         super().load_state_dict(state_dict)
+        if settings_of(self._trainer.optimizer) != wanted:
+            logging.getLogger(__name__).warning(
+                "SOLVER.BASE_LR, LAYER_DECAY, WEIGHT_DECAY or BETAS differ from those of the training that is resumed, "
+                "which goes on with its own. To train on with these, start anew from its weights (MODEL.WEIGHTS), "
+                "without --resume."
+            )
         if self.cfg.SEED < 0:
             self.seed = self._trainer.seed = state_dict["_trainer"].get("seed", self.seed)
 
@@ -178,7 +185,13 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.TEST.AUG.ENABLED = False  # many versions would take too long so often
-        return Evaluation(cfg.TEST.EVAL_PERIOD, lambda: self.test(cfg, self.build_detector(cfg, model)))
+
+        def test() -> dict[str, Any]:
+            # Under this name Detectron2 compares it with TEST.EXPECTED_RESULTS.
+            self._last_eval_results = self.test(cfg, self.build_detector(cfg, model))
+            return self._last_eval_results
+
+        return Evaluation(cfg.TEST.EVAL_PERIOD, test)
 
     def build_writers(self) -> list[EventWriter]:
         """The log, ``metrics.json``, and TensorBoard if it is installed."""
@@ -265,6 +278,12 @@ def build_validation_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     return build_detection_test_loader(dataset_dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
+def settings_of(optimizer: torch.optim.Optimizer) -> list[list[Any]]:
+    """What the config says of every group of parameters, at the start of the schedule."""
+    keys = ("initial_lr", "weight_decay", "betas")
+    return [[group.get(key) for key in keys] for group in optimizer.param_groups]
+
+
 def warn_of_zoom(cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> None:
     """Say that ``INPUT.PANORAMIC_ZOOM`` does nothing where no image says what it is."""
     if cfg.INPUT.PANORAMIC_ZOOM != 1 and not any("modality" in record for record in dataset_dicts):
@@ -276,6 +295,11 @@ def warn_of_zoom(cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> None:
 
 
 def _check_batch(cfg: CfgNode) -> None:
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE:
+        raise ValueError(
+            f"SOLVER.REFERENCE_WORLD_SIZE is {cfg.SOLVER.REFERENCE_WORLD_SIZE}; expected 0: lengths are in epochs, and "
+            "IMS_PER_BATCH is that of all processes, whatever their number"
+        )
     parts = comm.get_world_size() * cfg.SOLVER.ACCUMULATION_STEPS
     if cfg.SOLVER.ACCUMULATION_STEPS < 1 or cfg.SOLVER.IMS_PER_BATCH % parts:
         raise ValueError(

@@ -10,7 +10,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from implantdet.modeling.uniting import Uniter
@@ -29,8 +30,9 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
 class TiledDetector(nn.Module):
     """Looks at every image in overlapping tiles, and unites what it finds category by category, by NMS or Soft-NMS.
 
-    What a tile's edge cuts off is left to the neighbour that shows it whole, so that nothing larger than the overlap
-    should be looked for. Images no larger than a tile are looked at as they are.
+    What a tile's edge cuts off is left to the neighbour that shows it whole. No tile needs to show what is larger than
+    the overlap: that is looked for in the whole image, shrunk to the size of a tile. Images no larger than a tile are
+    looked at as they are.
 
     Args:
         model: a ``GeneralizedRCNN`` without masks.
@@ -92,7 +94,26 @@ class TiledDetector(nn.Module):
             outputs = self._look_at(tiles[start : start + self.batch_size])
             for (y, x), output in zip(corners[start:], outputs, strict=False):
                 found.append(self._placed(output["instances"], y, x, (height, width)))
+        found.append(self._larger_than_the_overlap(given["image"]))
         return detector_postprocess(self.uniter(found), given.get("height", height), given.get("width", width))
+
+    def _larger_than_the_overlap(self, image: Tensor) -> Instances:
+        """What the whole image shows that tiles may cut, in pixels of the image."""
+        height, width = image.shape[1:]
+        shape = [max(1, round(side * self.size / max(height, width))) for side in (height, width)]
+        shrunk = F.interpolate(image[None].float(), size=shape, mode="bilinear", antialias=True)[0]
+        (output,) = self._look_at([{"image": shrunk}])
+        instances = output["instances"]
+        boxes = instances.pred_boxes
+        boxes.scale(width / shape[1], height / shape[0])
+        sides = boxes.tensor[:, 2:] - boxes.tensor[:, :2]
+        large = sides.amax(dim=1) > self.overlap
+        return Instances(
+            (height, width),
+            pred_boxes=boxes[large],
+            scores=instances.scores[large],
+            pred_classes=instances.pred_classes[large],
+        )
 
     def _look_at(self, tiles: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """The model's detections in some tiles; its candidates, where they are united once over all tiles."""

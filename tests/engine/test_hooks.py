@@ -122,6 +122,36 @@ def test_the_best_value_survives_a_resume(tmp_path):
     assert run([10.0]) == 10  # another training begins
 
 
+def test_what_is_evaluated_without_training_is_not_the_best(tmp_path):
+    """A finished training that is resumed to calibrate anew may be tested by other settings."""
+    (tmp_path / "model_best.json").write_text('{"metric": "bbox/AP", "value": 60.0, "iteration": 3}', encoding="utf-8")
+    hook = BestCheckpointer(1, Checkpointer(nn.Linear(1, 1), str(tmp_path)), "bbox/AP")
+    hook.trainer = FakeTrainer(start_iter=9, max_iter=9)
+    hook.before_train()
+    hook.trainer.storage.put_scalar("bbox/AP", 70.0)
+    hook.after_train()
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+@pytest.mark.parametrize("max_iter", [4, 3])
+def test_a_training_that_has_no_iteration_left_gets_its_final_checkpoint(tmp_path, max_iter):
+    """It was interrupted after its last iteration, or is made shorter."""
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
+    checkpointer.save("model_0000003", iteration=3)
+    (tmp_path / "model_final.pth").write_bytes(b"of an earlier training")
+    hook = PeriodicCheckpointer(checkpointer, 1, max_to_keep=2)
+    hook.trainer = FakeTrainer(start_iter=4, max_iter=max_iter)
+    hook.before_train()
+    hook.after_train()
+    assert (tmp_path / "model_final.pth").read_bytes() == (tmp_path / "model_0000003.pth").read_bytes()
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_final.pth")
+    hook.trainer = FakeTrainer(start_iter=4, max_iter=9)  # an interruption is no end
+    (tmp_path / "model_final.pth").unlink()
+    checkpointer.tag_last_checkpoint("model_0000003.pth")
+    hook.after_train()
+    assert not (tmp_path / "model_final.pth").exists()
+
+
 def test_the_best_value_of_an_older_checkpoint_is_taken(tmp_path):
     hook = BestCheckpointer(1, Checkpointer(nn.Linear(1, 1), str(tmp_path)), "bbox/AP")
     hook.trainer = FakeTrainer(start_iter=9)

@@ -37,6 +37,7 @@ class Net(nn.Module):
         net.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
         net.pos_embed = nn.Parameter(torch.zeros(1, 5, 4))
         net.patch_embed = nn.Conv2d(1, 4, 2)
+        net.norm_pre = nn.LayerNorm(4)
         net.blocks = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
         net.norm = nn.LayerNorm(4)
         self.backbone.simfp_2 = nn.Sequential(nn.Conv2d(4, 4, 1), ChannelLayerNorm(4))
@@ -62,6 +63,8 @@ def test_rates_and_decay_of_every_parameter(cfg):
         "backbone.net.pos_embed": (LR / 8, 0),
         "backbone.net.patch_embed.weight": (LR / 8, 0.05),
         "backbone.net.patch_embed.bias": (LR / 8, 0),
+        "backbone.net.norm_pre.weight": (LR / 8, 0),
+        "backbone.net.norm_pre.bias": (LR / 8, 0),
         "backbone.net.blocks.0.weight": (LR / 4, 0.05),
         "backbone.net.blocks.0.bias": (LR / 4, 0),
         "backbone.net.blocks.1.weight": (LR / 2, 0.05),
@@ -86,6 +89,15 @@ def test_every_parameter_of_the_detector_is_optimised_once(tiny_cfg):
     optimised = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(optimised) == sorted(id(p) for p in model.parameters())
     assert num_blocks(model) == 6
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("WEIGHT_DECAY_NORM", 0.1), ("WEIGHT_DECAY_BIAS", 0.1), ("BIAS_LR_FACTOR", 2.0)]
+)
+def test_keys_of_detectron2_that_are_not_read_are_refused(cfg, key, value):
+    cfg.SOLVER[key] = value
+    with pytest.raises(ValueError, match=rf"SOLVER\.{key}: found {value}, expected its default"):
+        build_adamw(cfg, Net())
 
 
 def test_no_blocks_no_layer_decay(cfg):

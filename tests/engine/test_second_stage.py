@@ -194,6 +194,16 @@ def test_boxes_do_not_stand_for_masks_that_the_test_set_lacks(cfg, monkeypatch, 
             ["TEST.TILE_SIZE is 48, but the assembler was calibrated with 0 ("],
         ),
         (
+            (
+                *("DATASETS.TEST", "('tiny_implants_test',)", "MODEL.PART_HEAD.SOFT_NMS_SIGMA", 0.5),
+                *("INPUT.MIN_SIZE_TEST", 96, "TEST.TILE_OVERLAP", 32, "TEST.AUG.FLIP", False),  # tiles and AUG are off
+            ),
+            [
+                "MODEL.PART_HEAD.SOFT_NMS_SIGMA is 0.5, but the assembler was calibrated with 0.0 (",
+                "INPUT.MIN_SIZE_TEST is 96, but the assembler was calibrated with 64 (",
+            ],
+        ),
+        (
             ("DATASETS.TEST", "('tiny_implants_test',)", "INPUT.PANORAMIC_ZOOM", 2.0),
             ["INPUT.PANORAMIC_ZOOM is 2.0, but the assembler was calibrated with 1.0 ("],
         ),
@@ -229,6 +239,11 @@ def test_too_few_implants_are_a_warning_and_no_second_stage(tiny_cfg, caplog):
     assert fit_assembler(cfg) is None
     assert "There is no second stage: the dataset has 9 implants with all three thirds" in caplog.text
     assert load_assembler(cfg, "no/checkpoint.pth") is None
+
+
+def test_beside_a_url_there_is_no_second_stage(cfg, caplog):
+    assert load_assembler(cfg, "https://host/run/model_final.pth") is None
+    assert "nothing is looked for beside a URL" in caplog.text
 
 
 def test_a_pretraining_has_no_second_stage_whatever_its_data_allow(cfg):

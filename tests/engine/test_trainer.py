@@ -146,6 +146,44 @@ def test_a_new_start_hides_the_old_checkpoints_from_a_resume(tiny_cfg, caplog):
     assert "has no checkpoint to resume; the training starts from random weights" in caplog.text
 
 
+def test_a_training_that_lost_its_final_checkpoint_gets_it_by_a_resume(tiny_cfg):
+    """It was killed between the last two files that it writes."""
+    cfg = tiny_cfg(*TWO_EPOCHS, "DATASETS.TEST", "()")
+    train(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    weights = checkpoint(cfg, "model_final")["model"]
+    (folder / "model_final.pth").unlink()
+    (folder / "last_checkpoint").write_text(sorted(path.name for path in folder.glob("model_0*.pth"))[-1], "utf-8")
+    train(cfg, resume=True)
+    again = checkpoint(cfg, "model_final")["model"]
+    assert all(torch.equal(again[key], value) for key, value in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("option", "is_warned"), [(("SOLVER.BASE_LR", 0.5), True), (("SOLVER.MAX_EPOCHS", 3.0), False)]
+)
+def test_a_resume_goes_on_with_the_rates_of_the_training_and_says_so(tiny_cfg, caplog, option, is_warned):
+    options = (*TWO_EPOCHS, "DATASETS.TEST", "()")
+    cfg = tiny_cfg(*options)
+    train(cfg)
+    resumed = tiny_cfg(*options, *option).clone()
+    resumed.defrost()
+    resumed.OUTPUT_DIR = cfg.OUTPUT_DIR
+    trainer = train(resumed, resume=True)
+    assert ("which goes on with its own" in caplog.text) == is_warned
+    assert trainer._trainer.optimizer.param_groups[0]["initial_lr"] < 0.5
+
+
+def test_expected_results_are_compared_after_the_last_evaluation(tiny_cfg):
+    cfg = tiny_cfg(*TWO_EPOCHS).clone()
+    cfg.defrost()
+    cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 0.0, 200.0]]
+    train(cfg)
+    cfg.TEST.EXPECTED_RESULTS = [["bbox", "AP", 500.0, 1.0]]
+    with pytest.raises(SystemExit):
+        train(cfg)
+
+
 def test_a_seed_that_was_drawn_is_resumed(tiny_cfg):
     cfg = tiny_cfg(*TWO_EPOCHS, "SEED", "-1", "DATASETS.TEST", "()")
     with pytest.raises(KeyboardInterrupt):
@@ -236,10 +274,10 @@ def test_evaluations_look_at_tiles_in_a_training_and_after_it(tiny_cfg, seen):
     options = ("INPUT.MIN_SIZE_TEST", 48, "TEST.TILE_SIZE", 32, "TEST.TILE_OVERLAP", 8, "MODEL.MASK_ON", False)
     cfg = tiny_cfg("SOLVER.MAX_EPOCHS", "0.1", *options)
     train(cfg)
-    assert [item["image"].shape for item in seen] == [(1, 32, 32)] * 8  # two images, each in four tiles
+    assert [item["image"].shape for item in seen] == [(1, 32, 32)] * 10  # two images, each in four tiles and shrunk
     results = Trainer.evaluate(tiny_cfg(*options, "MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/model_final.pth"))
     assert results["bbox"].keys() >= {"AP", "AP50"}
-    assert len(seen) == 16
+    assert len(seen) == 20
 
 
 def test_validation_data_is_whole_annotated_and_not_augmented(tiny_cfg):
@@ -288,6 +326,8 @@ def test_a_zoom_without_modalities_is_a_warning(tiny_cfg, caplog):
 def test_a_batch_that_cannot_be_split_is_an_error(tiny_cfg):
     with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH is 2; expected a multiple of 1 process\(es\) × .* 4"):
         Trainer(tiny_cfg("SOLVER.ACCUMULATION_STEPS", "4"))
+    with pytest.raises(ValueError, match=r"SOLVER\.REFERENCE_WORLD_SIZE is 8; expected 0"):
+        Trainer(tiny_cfg("SOLVER.REFERENCE_WORLD_SIZE", "8"))
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -28,10 +28,14 @@ def test_tiles_cover_everything_and_share_enough(size, overlap):
 
 
 class Bright(nn.Module):
-    """A detector that finds bright rectangles, with their level as score and category by it, cut off as they are."""
+    """A detector that finds bright rectangles, with their level as score and category by it, cut off as they are.
 
-    def __init__(self, mask_on=False):
+    Only sharp ones, of one level, unless it is told to find ``dim`` ones too, as an image shows that was shrunk.
+    """
+
+    def __init__(self, mask_on=False, dim=False):
         super().__init__()
+        self.dim = dim
         self.roi_heads = nn.Module()
         self.roi_heads.mask_on = mask_on
         self.sizes = []
@@ -41,7 +45,8 @@ class Bright(nn.Module):
         for given in batched_inputs:
             image = given["image"][0].numpy()
             self.sizes.append(image.shape)
-            places = ndimage.find_objects(ndimage.label(image > 0)[0])
+            places = ndimage.find_objects(ndimage.label(image > (0.5 if self.dim else 0))[0])
+            places = [place for place in places if self.dim or np.ptp(image[place]) == 0]
             boxes = [[x.start, y.start, x.stop, y.stop] for y, x in places]
             scores = torch.tensor([float(image[place].max()) for place in places])
             boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
@@ -85,6 +90,18 @@ def test_what_fits_into_the_overlap_is_found_once_and_where_it_is(shape, seed):
     assert found["rows"] == expected["rows"]
     assert found["instances"].image_size == shape
     assert len(expected["rows"]) > 5
+
+
+def test_what_is_larger_than_the_overlap_is_found_in_the_whole_image():
+    image = torch.zeros(1, 40, 100)
+    image[:, 15:25, 15:85] = 1.0  # longer than a tile
+    image[:, 30:35, 50:55] = 0.9
+    detector = TiledDetector(Bright(dim=True), size=40, overlap=18, uniter=Uniter(0.3, 0.0, 0.0, 0.05, 300))
+    (found,) = detector([{"image": image, "height": 80, "width": 200}])
+    assert detector.model.sizes[-1] == (16, 40)
+    boxes = found["instances"].pred_boxes.tensor
+    torch.testing.assert_close(boxes, torch.tensor([[30.0, 30, 170, 50], [100, 60, 110, 70]]), atol=3, rtol=0)
+    assert boxes[1].tolist() == [100, 60, 110, 70], "what is small comes from the tiles"
 
 
 def test_boxes_come_in_the_size_that_is_asked_for():
