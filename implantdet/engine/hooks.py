@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import HookBase, TrainerBase, hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event_storage
 from timm.utils import ModelEmaV3
@@ -93,17 +93,14 @@ class Evaluation(hooks.EvalHook):
             super().after_train()
 
 
-def came_to_its_end_before(trainer: TrainerBase) -> bool:
-    """Whether a training that is resumed has no iteration left."""
-    return trainer.start_iter >= trainer.max_iter
-
-
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's, which after a resume still knows the best value so far.
 
     It stands in a JSON file beside the best checkpoint. The checkpoint to resume from is older than the evaluation of
     its own iteration, which is not repeated.
     """
+
+    _compared = 0  # iterations before the evaluation that was looked at last
 
     def before_train(self) -> None:
         """Read the best value, or forget that of an earlier training."""
@@ -112,10 +109,11 @@ class BestCheckpointer(hooks.BestCheckpointer):
         elif self._record.is_file():
             best = read_json(self._record)
             self.best_metric, self.best_iter = best["value"], best["iteration"]
+            self._compared = best.get("compared", 0)
 
     def after_train(self) -> None:
-        """Look at the last evaluation, unless nothing was trained: it may be of other settings than those before."""
-        if not came_to_its_end_before(self.trainer):
+        """Look at the last evaluation, but not again if a finished training is resumed: its settings may be others."""
+        if self._compared < self.trainer.max_iter:
             super().after_train()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -123,11 +121,10 @@ class BestCheckpointer(hooks.BestCheckpointer):
         self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]
 
     def _best_checking(self) -> None:
-        before = self.best_iter
         super()._best_checking()
-        if self.best_iter != before:
+        if self.best_metric is not None:
             best = {"metric": self._val_metric, "value": float(self.best_metric), "iteration": int(self.best_iter)}
-            write_json(self._record, best)
+            write_json(self._record, best | {"compared": self.trainer.iter})
 
     @property
     def _record(self) -> Path:
@@ -150,7 +147,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
     def after_train(self) -> None:
         """Give a training that was interrupted after its last iteration, or is made shorter, its final checkpoint."""
-        if not came_to_its_end_before(self.trainer):
+        if self.trainer.start_iter < self.trainer.max_iter:
             return
         last = Path(self.checkpointer.get_checkpoint_file())
         final = last.with_name(f"{self.file_prefix}_final.pth")

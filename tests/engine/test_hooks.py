@@ -118,19 +118,22 @@ def test_the_best_value_survives_a_resume(tmp_path):
     assert run([60.0, 40.0], start_iter=3) == 60
     assert run([55.0], start_iter=5) == 60
     best = json.loads((tmp_path / "model_best.json").read_text(encoding="utf-8"))
-    assert best == {"metric": "bbox/AP", "value": 60.0, "iteration": 3}
+    assert best == {"metric": "bbox/AP", "value": 60.0, "iteration": 3, "compared": 5}
     assert run([10.0]) == 10  # another training begins
 
 
-def test_what_is_evaluated_without_training_is_not_the_best(tmp_path):
-    """A finished training that is resumed to calibrate anew may be tested by other settings."""
-    (tmp_path / "model_best.json").write_text('{"metric": "bbox/AP", "value": 60.0, "iteration": 3}', encoding="utf-8")
+@pytest.mark.parametrize(("compared", "is_best"), [(8, True), (9, False)])
+def test_the_last_evaluation_is_compared_once(tmp_path, compared, is_best):
+    """A training that was killed in it compares it after a resume; one that has ended is perhaps calibrated anew."""
+    best = {"metric": "bbox/AP", "value": 60.0, "iteration": 3, "compared": compared}
+    (tmp_path / "model_best.json").write_text(json.dumps(best), encoding="utf-8")
     hook = BestCheckpointer(1, Checkpointer(nn.Linear(1, 1), str(tmp_path)), "bbox/AP")
     hook.trainer = FakeTrainer(start_iter=9, max_iter=9)
     hook.before_train()
-    hook.trainer.storage.put_scalar("bbox/AP", 70.0)
-    hook.after_train()
-    assert not (tmp_path / "model_best.pth").exists()
+    with hook.trainer.storage as storage:
+        storage.put_scalar("bbox/AP", 70.0)
+        hook.after_train()
+    assert (tmp_path / "model_best.pth").exists() == is_best
 
 
 @pytest.mark.parametrize("max_iter", [4, 3])

@@ -111,7 +111,7 @@ def test_the_best_checkpoint_is_of_the_best_ap(tiny_cfg, monkeypatch):
     train(cfg)
     assert checkpoint(cfg, "model_best")["iteration"] == 5  # the second of three epochs
     best = json.loads((Path(cfg.OUTPUT_DIR) / "model_best.json").read_text(encoding="utf-8"))
-    assert best == {"metric": "bbox/AP", "value": 30.0, "iteration": 5}
+    assert best == {"metric": "bbox/AP", "value": 30.0, "iteration": 5, "compared": 9}
     # Of the others, the last two are kept.
     assert sorted(path.name for path in Path(cfg.OUTPUT_DIR).glob("model_0*")) == [
         "model_0000005.pth",
