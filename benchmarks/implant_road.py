@@ -140,7 +140,7 @@ def rankings(
         size = (record["width"], record["height"])
         matched += ImageOutcome(record["image_id"], size, assembler.explain(instances, scale_of(record)), truth).matched
     ranked = [implant.ranking for implant, _ in matched if implant.ranking]
-    return [ranking.fit for ranking in ranked], [ranking.unknown for ranking in ranked]
+    return [ranking.fit for ranking in ranked], [bool(ranking.unknown) for ranking in ranked]
 
 
 def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, Any]:

@@ -136,7 +136,8 @@ class Ranking:
         line_set: the same for product lines.
         fit: how well the design fits a known line, the higher the better, as ``design_fit`` measures it; None if no
             axis of it was read.
-        unknown: whether ``fit`` is below what known implants reach; never where it is None.
+        unknown: whether ``fit`` is below what known implants reach; None where there is none, or too few patients told
+            what they reach.
     """
 
     systems: tuple[Candidate, ...]
@@ -144,7 +145,7 @@ class Ranking:
     system_set: tuple[str, ...] | None
     line_set: tuple[str, ...] | None
     fit: float | None
-    unknown: bool
+    unknown: bool | None
 
 
 @dataclass(frozen=True)

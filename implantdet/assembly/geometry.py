@@ -7,6 +7,8 @@ Directions are unit vectors from the coronal to the apical end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,3 +98,14 @@ def angle_to_axis(directions: Array, axis: Array) -> Array:
     """Radians in [0, π/2] between [..., 2] directions and an axis without a sense."""
     cross = directions[..., 0] * axis[1] - directions[..., 1] * axis[0]
     return np.abs(np.arctan2(np.abs(cross), np.abs(directions @ axis)))
+
+
+def reading_order(boxes: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of boxes (x0, y0, x1, y1) as one reads: a row has those whose middle is above the end of its highest."""
+    rows: list[list[int]] = []
+    for k in sorted(range(len(boxes)), key=lambda k: boxes[k][1] + boxes[k][3]):
+        if rows and boxes[k][1] + boxes[k][3] < 2 * boxes[rows[-1][0]][3]:
+            rows[-1].append(k)
+        else:
+            rows.append([k])
+    return [k for row in rows for k in sorted(row, key=lambda k: boxes[k][0] + boxes[k][2])]

@@ -243,7 +243,7 @@ class Ranker:
                 system_set=system_set,
                 line_set=line_set,
                 fit=None if np.isnan(fit) else fit,
-                unknown=fit < calibration.min_fit,  # False of NaN
+                unknown=None if np.isnan(fit) or calibration.min_fit == -np.inf else fit < calibration.min_fit,
             )
             for ranked_systems, ranked_lines, system_set, line_set, fit in zip(
                 _ranked(names, systems, told, for_system),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".dcm", ".dicom")
 MODALITIES = {"PX": PANORAMIC, "IO": PERIAPICAL}  # DICOM's names (PS3.3, C.7.3.1.1.1); all others say nothing
+# Slices, photographs and documents, which exports of a patient hold too.
+NO_RADIOGRAPHS = ("CT", "MR", "PT", "NM", "US", "ES", "GM", "SM", "XC", "DOC", "SR", "ECG")
 INDEX = "DICOMDIR"  # lists other files, and is no image
 MAGIC = b"DICM"  # after a preamble of 128 bytes (PS3.10, 7.1)
 WINDOW = ("WindowCenter", "WindowWidth")
@@ -132,6 +134,16 @@ def _has_window(file: Dataset) -> bool:
         return False
     width = float(np.atleast_1d(file.WindowWidth)[0])
     return width >= 1 if file.get("VOILUTFunction", "LINEAR") == "LINEAR" else width > 0
+
+
+def is_no_radiograph(path: str | Path) -> bool:
+    """Whether a DICOM file says that it is a slice, a photograph or a document."""
+    from pydicom import dcmread
+
+    try:
+        return dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") in NO_RADIOGRAPHS
+    except Exception:  # who reads the pixels tells why
+        return False
 
 
 def header_of(path: str | Path) -> tuple[Scale | None, str | None]:

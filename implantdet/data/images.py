@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from implantdet.data.dicom import SUFFIXES as DICOM_SUFFIXES
-from implantdet.data.dicom import looks_like_dicom, read_dicom
+from implantdet.data.dicom import is_no_radiograph, looks_like_dicom, read_dicom
 from implantdet.data.problems import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *DICOM_SUFFIXES)
@@ -25,18 +27,22 @@ def read_radiograph(path: str | Path) -> np.ndarray:
         (H, W) array of uint8, of uint16 for a file of 16-bit grey levels, or of float32 from 0 to 255 for DICOM.
 
     Raises:
-        DataError: the file is missing, truncated, or no image of whole grey levels or colours.
+        DataError: the file is missing, truncated, has several pages, or is no image of whole grey levels or colours.
     """
     try:
         if looks_like_dicom(path):
             return read_dicom(path)
         with Image.open(path) as image:
+            if isinstance(image, TiffImageFile) and image.n_frames > 1:
+                raise DataError(f"{path}: {image.n_frames} pages; expected one radiograph: save each page by itself")
             image.draft("L", None)  # JPEG only: decode brightness and leave the colours, which takes half the time
             upright = ImageOps.exif_transpose(image)
             if not upright.mode.startswith(("I", "F")):
                 return np.asarray(upright.convert("L"))
             levels = np.asarray(upright)
             is_negative = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    except DataError:
+        raise
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f"{path}: cannot be opened: {error.strerror}; expected a file that may be read") from error
     except Exception as error:  # decoders raise whatever they stumble over
@@ -50,18 +56,36 @@ def read_radiograph(path: str | Path) -> np.ndarray:
 def find_radiographs(folder: str | Path) -> list[Path]:
     """All images in a folder and its subfolders, ordered by name: by their suffix, and DICOM files of any name.
 
-    Hidden ones are left aside.
+    Hidden ones are left aside; so are, with a warning, folders that cannot be looked into, and DICOM files that are
+    slices, photographs or documents.
 
     Raises:
         DataError: there is no such folder, or no image in it.
     """
-    every = (path for path in Path(folder).rglob("*") if path.is_file())
-    files = (path for path in every if not is_hidden(path.relative_to(folder)))
-    paths = sorted(path for path in files if path.suffix.lower() in SUFFIXES or looks_like_dicom(path))
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: no such folder; expected one with files that end in {', '.join(SUFFIXES)}")
+    paths, others = [], []
+    for place, folders, names in os.walk(folder, onerror=_warn):
+        folders[:] = [name for name in folders if not is_hidden(PurePath(name))]
+        for path in (Path(place, name) for name in names if not is_hidden(PurePath(name))):
+            is_dicom = path.is_file() and looks_like_dicom(path)
+            if is_dicom and is_no_radiograph(path):
+                others.append(path)
+            elif is_dicom or (path.is_file() and path.suffix.lower() in SUFFIXES):
+                paths.append(path)
+    if others:
+        warnings.warn(
+            f"{folder}: left aside {len(others)} DICOM files that are no radiographs by their modality, such as "
+            f"{others[0]}",
+            stacklevel=2,
+        )
     if not paths:
-        what = "no image" if Path(folder).is_dir() else "no such folder"
-        raise DataError(f"{folder}: {what}; expected files that end in {', '.join(SUFFIXES)}")
-    return paths
+        raise DataError(f"{folder}: no image; expected files that end in {', '.join(SUFFIXES)}")
+    return sorted(paths)
+
+
+def _warn(error: OSError) -> None:
+    warnings.warn(f"{error.filename}: left aside, it cannot be looked into: {error.strerror}", stacklevel=3)
 
 
 def is_hidden(path: PurePath) -> bool:

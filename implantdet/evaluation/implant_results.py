@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from implantdet.assembly.geometry import reading_order
 from implantdet.evaluation.implant_matching import ImageOutcome
-from implantdet.structures import Candidate, Implant, Part, Ranking
+from implantdet.structures import Assembly, Candidate, Implant, Part, Ranking
 
 LISTED = 0.01  # product lines that are less probable are left out
 
@@ -19,16 +20,22 @@ def implants_content(dataset_name: str, outcomes: Iterable[ImageOutcome]) -> dic
             {
                 "image_id": outcome.image_id,
                 "error": outcome.error,
-                "implants": [implant_content(implant) for implant in outcome.assembly.implants],
+                "implants": implants_of(outcome.assembly),
             }
             for outcome in outcomes
         ],
     }
 
 
-def implant_content(implant: Implant) -> dict[str, Any]:
-    """One implant as plain numbers, texts, lists and dicts."""
+def implants_of(assembly: Assembly) -> list[dict[str, Any]]:
+    """The implants of one radiograph as plain numbers, texts, lists and dicts, with the numbers that pictures show."""
+    order = reading_order([implant.box for implant in assembly.implants])
+    return [_implant(implant, order.index(k) + 1) for k, implant in enumerate(assembly.implants)]
+
+
+def _implant(implant: Implant, number: int) -> dict[str, Any]:
     return {
+        "number": number,
         "box": implant.box,
         "score": implant.score,
         "axis": implant.axis,

@@ -35,7 +35,7 @@ def ranking_metrics(matched: Matched) -> dict[str, dict[str, Any]]:
 
 
 def _measure(
-    cases: Sequence[tuple[Sequence[Candidate], tuple[str, ...] | None, bool, str]],
+    cases: Sequence[tuple[Sequence[Candidate], tuple[str, ...] | None, bool | None, str]],
 ) -> dict[str, Any]:
     places = [place(candidates, truth) for candidates, _, _, truth in cases]
     sets = [(names, truth) for _, names, _, truth in cases if names is not None]
@@ -49,7 +49,7 @@ def _measure(
         "coverage": _mean([truth in names for names, truth in sets]),
         "coverage_of": {truth: _mean(each) for truth, each in sorted(held.items())},
         "mean_size": _mean([len(names) for names, _ in sets]),
-        "unknown": _mean([unknown for _, _, unknown, _ in cases]),
+        "unknown": _mean([bool(unknown) for _, _, unknown, _ in cases]),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from implantdet.data.checks import MODALITIES
+from implantdet.data.dicom import MM_PER_PIXEL
 from implantdet.report.predict import predict_radiographs
 
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-score", metavar="S", type=_within(0, 1), default=0.3, help="of what is drawn (default: 0.3)"
     )
     parser.add_argument(
-        "--mm-per-pixel", metavar="MM", type=_within(0.001, 1), help="scale of all the radiographs, if it is known"
+        "--mm-per-pixel", metavar="MM", type=_within(*MM_PER_PIXEL), help="scale of all the radiographs, if it is known"
     )
     parser.add_argument(
         "--modality", choices=MODALITIES, help="of all the radiographs; a training may have seen panoramics enlarged"

@@ -124,6 +124,8 @@ def _read_implants(path: Path, content: dict[str, Any]) -> dict[int, dict[str, A
                 f"{path}: an implants.json of `implantdet predict`, which draws its own pictures; expected one of an "
                 "evaluation on this dataset"
             )
+        if any("number" not in implant for implant in image["implants"]):
+            raise DataError(f"{path}: implants without a number, as earlier versions wrote them; {EVALUATE}")
         if image["image_id"] not in known:
             raise DataError(
                 f"{path}: image {image['image_id']}: not in this dataset; expected the implants of an evaluation on it"

@@ -19,12 +19,14 @@ from implantdet.report.overlay import (
     Note,
     on_panel,
     open_panel,
+    write_footer,
     write_key,
     write_notes,
 )
 from implantdet.taxonomy import COLOURS, SYSTEM, THIRDS
 
 DASH = 7  # pixels of a dash, and of a gap
+FOOTER = "Of the listed makers alone. A hint, no diagnosis."
 SHOWN = 0.01  # candidates that are less probable are not written
 
 
@@ -37,7 +39,7 @@ def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: 
         title: stands above the image.
 
     Returns:
-        An RGB picture, as high as those of ``draw_panel``.
+        An RGB picture, as those of ``draw_panel``.
     """
     panel, scale = open_panel(image, title)
     thirds = [(third, COLOURS[third]) for third in THIRDS]
@@ -58,8 +60,12 @@ def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: 
             )
     # An inferred box may leave the radiograph; nothing is drawn on what stands beside it.
     panel.paste(drawn.crop((0, 2 * LINE, panel.width - COLUMN, panel.height)), (0, 2 * LINE))
-    notes = [Note(implant["box"], [Line(text, COLOURS[SYSTEM]) for text in describe(implant)]) for implant in implants]
-    write_notes(panel, scale, notes)
+    notes = [
+        Note(implant["box"], [Line(text, COLOURS[SYSTEM]) for text in describe(implant)], implant["number"])
+        for implant in implants
+    ]
+    panel = write_notes(panel, scale, notes)
+    write_footer(panel, FOOTER)
     return panel
 
 
@@ -75,7 +81,12 @@ def describe(implant: dict[str, Any]) -> list[str]:
     lines = []
     if ranking := implant["ranking"]:
         lines += _fit(ranking["systems"], "unknown, like " if ranking["unknown"] else "")
-        lines += [f"  {line}" for line in _fit(ranking["lines"])[:1]]
+        if ranking["line_set"] is not None:  # else nobody has looked how right these probabilities are
+            lines += [f"  {line}" for line in _fit(ranking["lines"])]
+        if ranking["fit"] is None:
+            lines.append("  its design could not be read")
+        elif ranking["unknown"] is None:
+            lines.append("  whether it is unknown was not judged")
         for word, sign in (("for", 1), ("against", -1)):
             reasons = [
                 reason
@@ -85,10 +96,14 @@ def describe(implant: dict[str, Any]) -> list[str]:
             if reasons:
                 reason = max(reasons, key=lambda reason: abs(reason["weight"]))
                 said = f"{reason['axis']} {reason['value']}".replace(".", " ").replace("_", " ")
-                lines.append(f"  {word}: {said} {reason['score']:.0%}")
+                lines.append(f"  {word}: {said} {_percent(reason['score'])}")
     inferred = [part["third"] for part in implant["parts"] if part["box_std"] is not None]
-    size = "" if implant["length_mm"] is None else f", {implant['length_mm']:.1f} mm long"
-    lines.append(f"  score {implant['score']:.0%}{size}")
+    size = ""
+    if implant["length_mm"] is not None:
+        is_sure = {THIRDS[0], THIRDS[-1]}.isdisjoint(inferred)  # the ends were seen
+        size = f", {implant['length_mm']:.1f} mm" if is_sure else f", about {implant['length_mm']:.0f} mm"
+        size += " in the image"
+    lines.append(f"  score {_percent(implant['score'])}{size}")
     return [*lines, f"  inferred: {', '.join(inferred)}"] if inferred else lines
 
 
@@ -96,12 +111,17 @@ def _fit(candidates: Sequence[dict[str, Any]], start: str = "") -> list[str]:
     """Names with their probabilities, most probable first, as many as fit one line; none if there are no candidates."""
     line = start
     for candidate in candidates:
-        name = f"{candidate['name']} {candidate['probability']:.0%}"
+        name = f"{candidate['name']} {_percent(candidate['probability'])}"
         is_too_much = line != start and len(line) + len(name) > LENGTH - 4
         if candidate["probability"] < SHOWN or is_too_much:
             break
         line += name if line == start else f", {name}"
     return [line] if line != start else []
+
+
+def _percent(share: float) -> str:
+    """No model is sure."""
+    return ">99%" if share >= 0.995 else f"{share:.0%}"
 
 
 def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: Sequence[int], colour: tuple[int, int, int]) -> None:

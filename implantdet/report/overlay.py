@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from implantdet.assembly.geometry import reading_order
 from implantdet.data.files import written_whole
 from implantdet.taxonomy import COLOURS, THIRDS
 
@@ -62,10 +63,14 @@ class Line(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Text beside the radiograph, on what is in a box (x0, y0, x1, y1, pixels of the image)."""
+    """Text beside the radiograph, on what is in a box (x0, y0, x1, y1, pixels of the image).
+
+    Its number is the given one, or its place in the order in which one reads.
+    """
 
     box: Sequence[float]
     lines: Sequence[Line]
+    number: int | None = None
 
 
 def detections_of(annotations: Sequence[dict[str, Any]], categories: Sequence[dict[str, Any]]) -> list[Detection]:
@@ -91,15 +96,14 @@ def draw_panel(image: np.ndarray, detections: Sequence[Detection], title: str) -
         title: stands above the image.
 
     Returns:
-        An RGB picture, ``HEIGHT + 2 * LINE`` pixels high.
+        An RGB picture, ``HEIGHT + 2 * LINE`` pixels high, or higher if the notes need it.
     """
     panel, scale = open_panel(image, title)
     draw = ImageDraw.Draw(panel)
     groups = _coincident(detections)
     for group in sorted(groups, key=lambda group: -_area(group[0].box)):  # whole implants lie under their parts
         draw.rectangle(on_panel(group[0].box, scale), outline=_colour(group), width=2)
-    write_notes(panel, scale, _notes(groups))
-    return panel
+    return write_notes(panel, scale, _notes(groups))
 
 
 def open_panel(image: np.ndarray, title: str) -> tuple[Image.Image, float]:
@@ -118,29 +122,39 @@ def on_panel(points: Sequence[float], scale: float) -> tuple[int, ...]:
     return tuple(round(scale * value) + 2 * LINE * (index % 2) for index, value in enumerate(points))
 
 
-def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> None:
-    """Write notes beside the radiograph, row by row of their boxes, and their numbers at these.
+def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> Image.Image:
+    """The panel with notes beside the radiograph, row by row of their boxes, and their numbers at these.
 
-    Many are written smaller; what does not fit even so is marked by an ellipsis.
+    Many are written smaller; what does not fit even so makes the panel higher.
     """
-    draw = ImageDraw.Draw(panel)
-    width, top, bottom = panel.width - COLUMN, 2 * LINE, panel.height - LINE  # below it, the ellipsis
-    room = (bottom - top - GAP * len(notes)) // max(1, sum(len(note.lines) for note in notes))
+    width, top, bottom = panel.width - COLUMN, 2 * LINE, panel.height - LINE  # below it, the footer
+    num_lines = sum(len(note.lines) for note in notes)
+    room = (bottom - top - GAP * len(notes)) // max(1, num_lines)
     step = min(LINE, max(SMALLEST_LINE, room))
-    font = _font(3 * step // 4)
-    for number, note in enumerate(_by_rows(notes), start=1):
+    needed = top + step * num_lines + GAP * len(notes) + LINE
+    if needed > panel.height:
+        higher = Image.new("RGB", (panel.width, needed), BACKGROUND)
+        higher.paste(panel, (0, 0))
+        panel = higher
+    draw, font = ImageDraw.Draw(panel), _font(3 * step // 4)
+    for place, k in enumerate(reading_order([note.box for note in notes]), start=1):
+        note = notes[k]
+        number = str(note.number or place)
         _, y0, x1, y1 = on_panel(note.box, scale)
-        if top + step * len(note.lines) > bottom:
-            draw.text((width + 8, bottom), "…", fill=TEXT, font=_font(15))
-            break
-        place = min(x1 + 4, width - LINE), max(2 * LINE, min((y0 + y1) // 2, panel.height - LINE))
-        draw.text(place, str(number), fill=TEXT, font=font, anchor="lm", stroke_width=2, stroke_fill=BACKGROUND)
-        draw.text((width + 8, top), str(number), fill=TEXT, font=font)
+        beside = min(x1 + 4, width - LINE), max(2 * LINE, min((y0 + y1) // 2, panel.height - LINE))
+        draw.text(beside, number, fill=TEXT, font=font, anchor="lm", stroke_width=2, stroke_fill=BACKGROUND)
+        draw.text((width + 8, top), number, fill=TEXT, font=font)
         for line in note.lines:
             text = _shortened(line.text, font, COLUMN - INDENT)
             draw.text((width + INDENT, top), text, fill=line.colour, font=font)
             top += step
         top += GAP
+    return panel
+
+
+def write_footer(panel: Image.Image, text: str) -> None:
+    """Write a line under the notes."""
+    ImageDraw.Draw(panel).text((panel.width - COLUMN + 8, panel.height - LINE), text, fill=TEXT, font=_font(13))
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
@@ -150,17 +164,6 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
         head = head[:-1]
         text = f"{head}… {last}"
     return text
-
-
-def _by_rows(notes: Sequence[Note]) -> list[Note]:
-    """Notes as one reads: a row holds the boxes whose middle is above the end of its highest one."""
-    rows: list[list[Note]] = []
-    for note in sorted(notes, key=lambda note: note.box[1] + note.box[3]):
-        if rows and note.box[1] + note.box[3] < 2 * rows[-1][0].box[3]:
-            rows[-1].append(note)
-        else:
-            rows.append([note])
-    return [note for row in rows for note in sorted(row, key=lambda note: note.box[0] + note.box[2])]
 
 
 def write_key(panel: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -15,7 +16,7 @@ from implantdet.data.idd import write_json
 from implantdet.data.images import SUFFIXES, find_radiographs, read_radiograph, to_float
 from implantdet.data.problems import DataError, Problem
 from implantdet.engine.predictor import ImplantPredictor
-from implantdet.evaluation.implant_results import implant_content
+from implantdet.evaluation.implant_results import implants_of
 from implantdet.report.implant_overlay import draw_implants, sure_enough
 from implantdet.report.overlay import COLUMN, open_panel, save_picture, side_by_side
 
@@ -62,19 +63,27 @@ def predict_radiographs(
             try:
                 levels = read_radiograph(path)
                 scale, kind = header_of(path)
-                assembly = predictor(levels, mm_per_pixel or scale, modality or kind)
-                implants = [implant_content(implant) for implant in assembly.implants]
+                scale, kind = mm_per_pixel or scale, modality or kind
+                assembly = predictor(levels, scale, kind)
+                implants = implants_of(assembly)
                 picture = _picture(levels, implants, name, min_score)
             # The last two: of images that are a thousand times as long as wide.
             except (DataError, ValueError, Image.DecompressionBombError) as error:
                 problems.append(Problem(str(path), "", str(error).removeprefix(f"{path}: ")))
                 continue
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                reason = "the GPU has too little memory for it; with CUDA_VISIBLE_DEVICES= in front, the CPU is taken"
+                problems.append(Problem(str(path), "", reason))
+                continue
             out.mkdir(parents=True, exist_ok=True)
             save_picture(picture, out / f"{name}.png")
-            written.append({"file_name": str(path), "picture": f"{name}.png", "implants": implants})
+            taken_as = {"modality": kind, "mm_per_pixel": scale}
+            written.append({"file_name": str(path), "picture": f"{name}.png", **taken_as, "implants": implants})
     finally:
         if written:
-            write_json(out / "implants.json", {"model": str(run_dir), "images": written})
+            model = {"model": str(run_dir), "lines": lines and str(lines)}
+            write_json(out / "implants.json", {**model, "images": written})
     if problems:
         others = f"; {out} has the other {len(written)}" if written else ""
         raise DataError(f"{len(problems)} of {len(names)} images cannot be used{others}", problems)
@@ -82,7 +91,7 @@ def predict_radiographs(
 
 
 def _names(images: Sequence[str | Path], out: Path) -> dict[str, Path]:
-    """A name of its own for every image, in order: that of its file, with a number where several have the same."""
+    """A name of its own for every image, in order: that of its file, behind its folders where several have the same."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is there and not empty; expected a new folder. Remove it, or choose another --out")
     paths: dict[Path, Path] = {}  # by what they lead to: no image is taken twice
@@ -93,18 +102,41 @@ def _names(images: Sequence[str | Path], out: Path) -> dict[str, Path]:
             raise DataError(f"{out}: lies in {given}, whose images are taken; pictures need a folder elsewhere")
         for path in [given] if given.is_file() else find_radiographs(given):
             paths.setdefault(path.resolve(), path)
-    names: dict[str, Path] = {}
     for path in paths.values():
         try:
             str(path).encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{str(path)!r}: a name that is no UTF-8; rename it") from error
-        stem = path.stem if path.suffix.lower() in SUFFIXES else path.name  # DICOM files may be named 1.2.840.1
-        name, number = stem, 2
-        while name in names:
-            name, number = f"{stem}_{number}", number + 1
-        names[name] = path
+    alike: dict[str, list[Path]] = {}
+    for path in paths.values():
+        alike.setdefault(_stem(path).casefold(), []).append(path)  # some systems do not tell A from a
+    names: dict[str, Path] = {}
+    taken: set[str] = set()
+    for path in paths.values():
+        name, number = _told_apart(path, alike[_stem(path).casefold()]), 2
+        unique = name
+        while unique.casefold() in taken:
+            unique, number = f"{name}_{number}", number + 1
+        taken.add(unique.casefold())
+        names[unique] = path
     return names
+
+
+def _told_apart(path: Path, group: Sequence[Path]) -> str:
+    """The name of a file, behind as many of its folders as tell it from the others of a group, if folders do."""
+    for number in range(len(path.parts)):
+        names = ["_".join([*_folders(other)[len(_folders(other)) - number :], _stem(other)]) for other in group]
+        if len({name.casefold() for name in names}) == len(group):
+            return names[group.index(path)]
+    return _stem(path)
+
+
+def _folders(path: Path) -> tuple[str, ...]:
+    return path.resolve().parent.parts[1:]
+
+
+def _stem(path: Path) -> str:
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name  # DICOM files may be named 1.2.840.1
 
 
 def _picture(levels: np.ndarray, implants: Sequence[dict[str, Any]], name: str, min_score: float) -> Image.Image:

@@ -11,6 +11,7 @@ from implantdet.assembly.geometry import (
     iou,
     mean_axis,
     oriented_size,
+    reading_order,
     sizes,
     union,
     unit,
@@ -91,3 +92,9 @@ def test_iou_equals_torchvisions():
     corners = np.random.default_rng(0).uniform(0, 50, (2, 40, 2, 2))
     a, b = np.concatenate([corners.min(axis=2), corners.max(axis=2) + 1], axis=-1)
     assert iou(a[:, None], b) == pytest.approx(box_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy(), abs=1e-12)
+
+
+def test_boxes_are_read_row_by_row():
+    boxes = [(50, 300, 70, 400), (90, 105, 110, 205), (10, 100, 30, 200), (5, 320, 25, 420), (130, 95, 150, 195)]
+    assert reading_order(boxes) == [2, 1, 4, 3, 0]
+    assert reading_order([]) == []

@@ -49,7 +49,7 @@ def test_an_unsure_reading_counts_less():
 def test_missing_axes_say_nothing():
     nothing = rank(Ranker(TOY), {})
     assert [c.probability for c in nothing.systems] == [0.5, 0.5]
-    assert (nothing.fit, nothing.unknown) == (None, False)
+    assert (nothing.fit, nothing.unknown) == (None, None)
     one = rank(Ranker(TOY), {"middle.body": {"straight": 1.0}})
     both = rank(Ranker(TOY), {"middle.body": {"straight": 1.0}, "middle.thread": {"square": 1.0}})
     assert both.systems[0].probability == pytest.approx(one.systems[0].probability)
@@ -129,7 +129,7 @@ def test_designs_that_fit_no_line_are_unknown():
     # A whole-implant detection is not part of the design, and a design that was not read is not unknown.
     wary = Ranker(RANKER.table, Calibration(min_fit=np.inf))
     whole = rank(wary, {SYSTEM: {"Bego": 1.0}})
-    assert (whole.fit, whole.unknown) == (None, False)
+    assert (whole.fit, whole.unknown) == (None, None)
     assert rank(wary, odd | {SYSTEM: {"Bego": 1.0}}).fit == rank(wary, odd).fit
 
 
@@ -161,7 +161,7 @@ def test_a_system_of_which_nothing_is_known_does_not_hide_that_no_line_fits():
     usual = {"coronal.level": {"tissue": 1.0}}
     assert rank(Ranker(table), everything_odd).fit < -3 < rank(Ranker(table), usual).fit
     nothing = Ranker(build_table([], default_taxonomy(), {}), Calibration(min_fit=np.inf))
-    assert (rank(nothing, everything_odd).fit, rank(nothing, everything_odd).unknown) == (None, False)
+    assert (rank(nothing, everything_odd).fit, rank(nothing, everything_odd).unknown) == (None, None)
 
 
 def test_the_fit_is_that_of_scores_and_of_described_lines():

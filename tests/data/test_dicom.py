@@ -317,6 +317,13 @@ def test_folders_are_searched_for_dicom_files_of_any_name(tmp_path):
     assert [record.get("modality") for record in image_folder_dicts(tmp_path)] == ["panoramic"] * 3 + [None]
 
 
+def test_slices_and_photographs_in_a_folder_are_left_aside_with_a_warning(tmp_path):
+    for name, modality in (("a", "IO"), ("b", "CT"), ("c", "CT"), ("d", "XC"), ("e", "DX"), ("f", None)):
+        write(tmp_path / name, **({"Modality": modality} if modality else {}))
+    with pytest.warns(UserWarning, match="left aside 3 DICOM files that are no radiographs .* such as .*b$"):
+        assert [path.name for path in find_radiographs(tmp_path)] == ["a", "e", "f"]
+
+
 @pytest.mark.parametrize(
     ("spacing", "told"),
     [([0.1, 0.1], {"mm_per_pixel": 0.1}), ([0.1, 0.2], {"mm_per_pixel_matrix": [[0.2, 0.0], [0.0, 0.1]]}), (None, {})],

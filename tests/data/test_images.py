@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from foreign import picture
@@ -105,3 +107,27 @@ def test_hidden_files_are_no_radiographs(tmp_path):
         Image.fromarray(GREY).save(tmp_path / ".data" / name)
     found = find_radiographs(tmp_path / ".data")  # the folder itself may be hidden
     assert [path.relative_to(tmp_path / ".data").as_posix() for path in found] == ["a.png", "b/c.PNG"]
+
+
+def test_pages_of_a_tiff_are_not_passed_over(tmp_path):
+    pages = [Image.fromarray(picture(seed)) for seed in (1, 2, 3)]
+    pages[0].save(tmp_path / "series.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match=r"series\.tif: 3 pages; expected one radiograph: save each page by itself$"):
+        read_radiograph(tmp_path / "series.tif")
+
+
+def test_folders_that_cannot_be_looked_into_are_told(tmp_path, monkeypatch):
+    for name in ("a/1.png", "b/2.png", ".hidden/3.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith(("b", ".hidden")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.warns(UserWarning, match=r"b: left aside, it cannot be looked into: Permission denied") as caught:
+        assert [path.name for path in find_radiographs(tmp_path)] == ["1.png"]
+    assert len(caught) == 1

@@ -3,12 +3,18 @@ import json
 
 from implant_outcomes import complete, found, inferred, known, outcome, ranking
 
-from implantdet.evaluation.implant_results import implant_content, implants_content
+from implantdet.evaluation.implant_results import implants_content, implants_of
+from implantdet.structures import Assembly
+
+
+def content_of(implant):
+    (content,) = implants_of(Assembly((implant,), ()))
+    return content
 
 
 def test_an_implant_survives_json():
     implant = found(1, [*complete(1, 0)[:2], inferred(1, "apical")], score=0.7)
-    content = implant_content(implant)
+    content = content_of(implant)
     read = json.loads(json.dumps(content, allow_nan=False))
     assert read["box"] == [50, 10, 70, 70]
     assert read["axis"] == [[60, 10], [60, 70]]
@@ -24,19 +30,19 @@ def test_an_implant_survives_json():
 
 def test_improbable_lines_are_left_out():
     ranked = ranking(("ITI", 0.99), ("Bego", 0.01), lines=(("ITI BLT", 0.985), ("Bego S", 0.01), ("ITI TL S", 0.005)))
-    content = implant_content(found(1, complete(1, 0), rank=ranked))
+    content = content_of(found(1, complete(1, 0), rank=ranked))
     assert [line["name"] for line in content["ranking"]["lines"]] == ["ITI BLT", "Bego S"]
 
 
 def test_the_set_and_unknown_are_kept():
     rank = ranking(("ITI", 1.0), system_set=("ITI", "Bego"), unknown=True)
-    content = implant_content(found(0, complete(0, 0), rank=rank))["ranking"]
+    content = content_of(found(0, complete(0, 0), rank=rank))["ranking"]
     assert (content["system_set"], content["line_set"], content["unknown"]) == (("ITI", "Bego"), None, True)
 
 
 def test_a_design_that_was_not_read_has_no_fit():
     rank = dataclasses.replace(ranking(("ITI", 1.0)), fit=None)
-    content = implant_content(found(0, complete(0, 0), rank=rank))["ranking"]
+    content = content_of(found(0, complete(0, 0), rank=rank))["ranking"]
     assert json.loads(json.dumps(content))["fit"] is None
 
 
@@ -48,3 +54,12 @@ def test_every_image_is_there_with_its_error():
         (4, 0, 1),
         (5, 1, 0),
     ]
+
+
+def test_implants_are_numbered_as_one_reads():
+    """Row by row from the left, whatever their scores, by which they are listed."""
+    placed = [found(k, complete(k, 3 * k), score=score) for k, score in ((2, 0.9), (0, 0.8), (1, 0.7))]
+    below = dataclasses.replace(found(3, complete(3, 9)), box=(10, 210, 30, 270))
+    listed = implants_of(Assembly((below, *placed), ()))
+    assert [implant["number"] for implant in listed] == [4, 3, 1, 2]
+    assert implants_of(Assembly((), ())) == []

@@ -92,7 +92,15 @@ def test_missing_predictions_say_where_they_come_from(dataset, tmp_path):
 
 def write_implants(tmp_path, *images):
     """``implants.json`` with (image_id, error) and one implant per image."""
-    implant = {"box": [9, 9, 18, 18], "score": 0.8, "axis": None, "length_mm": None, "parts": [], "ranking": None}
+    implant = {
+        "number": 1,
+        "box": [9, 9, 18, 18],
+        "score": 0.8,
+        "axis": None,
+        "length_mm": None,
+        "parts": [],
+        "ranking": None,
+    }
     records = [{"image_id": image_id, "error": error, "implants": [implant]} for image_id, error in images]
     path = tmp_path / "implants.json"
     path.write_text(json.dumps({"dataset": "idd_test", "images": records}), encoding="utf-8")

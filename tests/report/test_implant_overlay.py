@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 from implantdet.report.implant_overlay import describe, draw_implants
 from implantdet.report.overlay import (
@@ -37,10 +38,13 @@ def implant(**changes):
     ranking = {
         "systems": [candidate("ITI", 0.934, *evidence), candidate("Bego", 0.06), candidate("Bicon", 0.006)],
         "lines": [candidate("ITI TL S", 0.9)],
+        "line_set": ["ITI TL S"],
+        "fit": 1.0,
         "unknown": False,
     }
     parts = [part("coronal", [40, 20, 60, 40]), part("apical", [40, 60, 60, 80], [1, 1, 1, 1])]
     return {
+        "number": 7,
         "box": [36, 16, 64, 84],
         "score": 0.87,
         "axis": [[50, 20], [50, 80]],
@@ -57,7 +61,7 @@ def test_systems_lines_evidence_and_size_are_told():
         "  ITI TL S 90%",
         "  for: coronal level tissue 90%",
         "  against: apical apex flat 90%",
-        "  score 87%, 10.0 mm long",
+        "  score 87%, about 10 mm in the image",
         "  inferred: apical",
     ]
 
@@ -68,6 +72,23 @@ def test_an_unknown_implant_is_called_so():
         "unknown, like ITI 93%, Bego 6%",
         "  for: coronal level tissue 90%",
     ]
+
+
+def test_what_was_not_judged_and_not_calibrated_is_not_claimed():
+    ranking = implant()["ranking"]
+    assert "  whether it is unknown was not judged" in describe(implant(ranking=ranking | {"unknown": None}))
+    unread = describe(implant(ranking=ranking | {"unknown": None, "fit": None}))
+    assert "  its design could not be read" in unread and len(unread) == len(describe(implant())) + 1
+    assert not any("ITI TL S" in line for line in describe(implant(ranking=ranking | {"line_set": None})))
+    sure = describe(implant(score=0.996, ranking=ranking | {"systems": [candidate("ITI", 1.0)]}))
+    assert sure[0] == "ITI >99%" and sure[-2].startswith("  score >99%")
+
+
+def test_a_length_between_inferred_ends_is_no_measurement():
+    parts = [part("coronal", [40, 20, 60, 40]), part("apical", [40, 60, 60, 80])]
+    assert "  score 87%, 10.0 mm in the image" in describe(implant(parts=parts))
+    middle = [*parts, part("middle", [40, 40, 60, 60], [1, 1, 1, 1])]
+    assert "  score 87%, 10.0 mm in the image" in describe(implant(parts=middle))
 
 
 def test_without_ranking_scale_and_inferred_parts():
@@ -135,14 +156,37 @@ def test_the_key_names_every_colour_even_without_implants():
 @pytest.mark.parametrize("count", [0, 40])
 def test_any_number_of_implants_fits(count):
     picture = draw_implants(np.zeros((400, 600), np.uint8), [implant()] * count, "many")
-    assert picture.size == (600 * HEIGHT // 400 + COLUMN, HEIGHT + 2 * LINE)
+    assert picture.width == 600 * HEIGHT // 400 + COLUMN
 
 
-def test_the_ellipsis_stands_alone_in_the_last_line():
-    picture = np.asarray(draw_implants(np.zeros((HEIGHT, 300), np.uint8), [implant()] * 40, "many"))
-    column = picture[-LINE:, 300:]
-    assert (column == TEXT).all(axis=-1).any(), "the ellipsis"
-    assert not (column == COLOURS["system"]).all(axis=-1).any(), "a note"
+def test_the_footer_stands_alone_in_the_last_line():
+    for count in (1, 40):
+        picture = np.asarray(draw_implants(np.zeros((HEIGHT, 300), np.uint8), [implant()] * count, "many"))
+        column = picture[-LINE:, 300:]
+        assert (column == TEXT).all(axis=-1).any(), "the footer"
+        assert not (column == COLOURS["system"]).all(axis=-1).any(), "a note"
+
+
+def test_what_is_said_of_many_implants_makes_the_picture_higher_and_numbers_are_those_of_the_file():
+    """No implant of a full arch is left without its text."""
+    written = []
+    many = [implant(number=k, box=[36, 16 + k, 64, 84 + k]) for k in range(1, 16)]
+    image = np.zeros((HEIGHT, 300), np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        text = ImageDraw.ImageDraw.text
+
+        def write(self, place, said, **how):
+            written.append(said)
+            text(self, place, said, **how)
+
+        patch.setattr(ImageDraw.ImageDraw, "text", write)
+        picture = draw_implants(image, many[:3][::-1], "some")
+        assert [said for said in written if said.isdigit()] == ["1", "1", "2", "2", "3", "3"]
+        assert picture.height == HEIGHT + 2 * LINE
+        written.clear()
+        picture = draw_implants(image, many, "many")
+    assert picture.height > HEIGHT + 2 * LINE
+    assert sum(said.startswith("ITI 93%") for said in written) == 15
 
 
 def test_boxes_that_leave_the_radiograph_are_cut_at_its_edge():

@@ -62,11 +62,17 @@ def test_every_radiograph_of_files_and_folders_has_a_picture_and_its_implants(ra
     assert run(radiographs, radiographs / "a", bright, dark) == 2  # the file is in the folder, too
     content = written(radiographs)
     assert [(image["file_name"], image["picture"]) for image in content["images"]] == [
-        (str(bright), "one.png"),
-        (str(dark), "one_2.png"),
+        (str(bright), "a_deep_one.png"),  # whose is whose shows on the picture
+        (str(dark), "b_deep_one.png"),
     ]
+    assert [(image["modality"], image["mm_per_pixel"]) for image in content["images"]] == [("panoramic", 0.1)] * 2
+    assert (content["model"], content["lines"]) == ("run", "lines.yaml")
     assert [[implant["score"] for implant in image["implants"]] for image in content["images"]] == [[0.9, 0.2], []]
-    assert sorted(path.name for path in (radiographs / "out").iterdir()) == ["implants.json", "one.png", "one_2.png"]
+    assert sorted(path.name for path in (radiographs / "out").iterdir()) == [
+        "a_deep_one.png",
+        "b_deep_one.png",
+        "implants.json",
+    ]
 
 
 def test_the_command_line_says_what_is_known(radiographs):
@@ -137,8 +143,11 @@ def test_names_are_told_apart_and_no_image_is_taken_twice(radiographs):
     (radiographs / "c/link.png").symlink_to(radiographs / "b/deep/one.png")
     (radiographs / "out").mkdir()  # empty
     assert run(radiographs, *(radiographs / folder for folder in "abcb")) == 3
-    assert [image["picture"] for image in written(radiographs)["images"]] == ["one.png", "one_2.png", "one_3.png"]
-    with Image.open(radiographs / "out/one_3.png") as picture:  # sixteen bits look like eight
+    pictures = ["a_deep_one.png", "b_deep_one.png", "c_one.png"]
+    assert [image["picture"] for image in written(radiographs)["images"]] == [
+        name if name[0] != "c" else f"{radiographs.name}_{name}" for name in pictures
+    ]
+    with Image.open(radiographs / f"out/{radiographs.name}_c_one.png") as picture:  # sixteen bits look like eight
         assert np.asarray(picture)[2 * LINE, 0].tolist() == [10, 10, 10]
 
 
