@@ -9,6 +9,7 @@ from pathlib import Path
 from detectron2.config import get_cfg
 
 from implantdet.config import add_implantdet_config
+from implantdet.engine.merging import merge
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +23,5 @@ def fingerprint(config: str, options: Iterable[object] = ()) -> str:
     """
     cfg = get_cfg()
     add_implantdet_config(cfg)
-    cfg.merge_from_file(str(ROOT / config))
-    cfg.merge_from_list([str(option) for option in options])
+    merge(cfg, str(ROOT / config), [str(option) for option in options])
     return hashlib.sha256(cfg.dump().encode()).hexdigest()[:12]

@@ -97,7 +97,13 @@ def train_once(
 
 
 def commit_of(run: Path) -> str:
-    """The commit of a training; several, with a space between them, if it went on at another."""
+    """The commit of a training; several, with a space between them, if it went on at another.
+
+    Raises:
+        FailedTrainingError: nothing tells it, as where another script trained.
+    """
+    if not (run / BEGUN).exists():
+        raise FailedTrainingError(f"{run}: has no {BEGUN}; expected the folder of a training of these benchmarks")
     return " ".join(read_json(run / BEGUN)["commits"])
 
 

@@ -80,8 +80,8 @@ def main() -> None:
     elif args.data is None:
         parser.error("RUN and DATA are needed")
     else:
-        told = measure(args.run, args.data, args.images, args.slow_images)
-        write_result("head_inference", told | {"training_commit": commit_of(args.run)})
+        commit = {"training_commit": commit_of(args.run)}
+        write_result("head_inference", measure(args.run, args.data, args.images, args.slow_images) | commit)
 
 
 if __name__ == "__main__":

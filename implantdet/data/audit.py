@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from implantdet.data.phash import picture_hashes, same_pictures
 from implantdet.data.problems import DataError, Problem
 
 AUDIT = "audit.json"
+ANEW = "remove it, and run `implantdet audit` again"
 
 
 def audit(root: str | Path) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def audit(root: str | Path) -> dict[str, Any]:
     root = Path(root)
     content = load_idd(root)
     images = content["images"]
+    before = _audit_before(root / AUDIT)
     names = [root / IMAGES / image["file_name"] for image in images]
     hashes = picture_hashes(names, "hashing")
     readable = [found for found in hashes if not isinstance(found, DataError)]
@@ -43,7 +45,7 @@ def audit(root: str | Path) -> dict[str, Any]:
         {"image_ids": [images[i]["id"], images[j]["id"]], "agreement": agreement, **_relation(images[i], images[j])}
         for i, j, agreement in same_pictures(np.stack(readable))
     ]
-    pictures = _without_deleted(root / AUDIT, found, len(images))
+    pictures = _without_deleted(root / AUDIT, before, found, len(images))
     pairs = {key: equal_values(images, key) for key in ("patient_id", "source_id")}
     pairs["picture"] = [tuple(pair["image_ids"]) for pair in pictures]
     pairs["any"] = [pair for related in pairs.values() for pair in related]
@@ -63,24 +65,38 @@ def audit(root: str | Path) -> dict[str, Any]:
     }
 
 
-def _without_deleted(path: Path, pairs: list[dict[str, Any]], num_images: int) -> list[dict[str, Any]]:
-    """The pairs of the same picture without those that were deleted from the audit.json at ``path``."""
+class _Audit(NamedTuple):
+    """What an earlier audit.json lists, and had found."""
+
+    listed: set[frozenset[int]]
+    num_images: int
+    pairs_found: int
+
+
+def _audit_before(path: Path) -> _Audit | None:
     if not path.exists():
-        return pairs
-    before = read_json(path)
+        return None
     try:
+        before = read_json(path)
         listed = {frozenset(pair["image_ids"]) for pair in before["same_picture"]}
-        found = before["num_images"], before["hash"]["pairs_found"]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: malformed ({error!r}); remove it, and run `implantdet audit` again") from error
-    if len(listed) == found[1]:
+        return _Audit(listed, before["num_images"], before["hash"]["pairs_found"])
+    except (DataError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: malformed ({error!r}); {ANEW}") from error
+
+
+def _without_deleted(
+    path: Path, before: _Audit | None, pairs: list[dict[str, Any]], num_images: int
+) -> list[dict[str, Any]]:
+    """The pairs of the same picture without those that were deleted from the audit.json at ``path``."""
+    if before is None or len(before.listed) == before.pairs_found:
         return pairs
-    if found != (num_images, len(pairs)):
+    if (before.num_images, before.pairs_found) != (num_images, len(pairs)):
         raise DataError(
-            f"{path}: lists {len(listed)} of the {found[1]} pairs that were found in {found[0]} images, so some were "
-            f"deleted by hand; now {len(pairs)} are found in {num_images} images. Remove the file to begin anew"
+            f"{path}: lists {len(before.listed)} of the {before.pairs_found} pairs that were found in "
+            f"{before.num_images} images, so some were deleted by hand; now {len(pairs)} are found in {num_images} "
+            "images. Remove the file to begin anew"
         )
-    return [pair for pair in pairs if frozenset(pair["image_ids"]) in listed]
+    return [pair for pair in pairs if frozenset(pair["image_ids"]) in before.listed]
 
 
 def same_picture_pairs(root: str | Path) -> list[Pair]:
@@ -98,9 +114,9 @@ def same_picture_pairs(root: str | Path) -> list[Pair]:
         pairs = [(first, second) for first, second in (pair["image_ids"] for pair in content["same_picture"])]
         unknown = {image_id for pair in pairs for image_id in pair} - ids
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: malformed ({error!r}); run `implantdet audit` again") from error
+        raise DataError(f"{path}: malformed ({error!r}); {ANEW}") from error
     if unknown:
-        raise DataError(f"{path}: names images that the dataset lacks: {sorted(unknown)}; run `implantdet audit` again")
+        raise DataError(f"{path}: names images that the dataset lacks: {sorted(unknown)}; {ANEW}")
     return pairs
 
 

@@ -147,15 +147,14 @@ def _fields(record: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 
 def _find_image(index: FileIndex, file: PurePosixPath, record: dict[str, Any]) -> tuple[PurePosixPath, str | None]:
     name = record.get("file_name")
-    path, fault = index.find(name, file)
-    if fault and isinstance(record.get("path"), str) and not escapes(str(name)):
+    if isinstance(record.get("path"), str) and not escapes(str(name)):
         # COCO-Annotator strips file_name of its folders; the end of its own path tells equal names apart.
         parts = PurePosixPath(record["path"]).parts
         for start in range(1, len(parts) - 1):
             found, wrong = index.find("/".join(parts[start:]), file)
             if wrong is None:
                 return found, None
-    return path, fault
+    return index.find(name, file)
 
 
 def _read_categories(

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from implantdet.data.checks import shortened
+from implantdet.data.idd import IMAGES
 from implantdet.data.problems import DataError, Problem
 from implantdet.data.source import FileIndex, Source, SourceImage, SourceObject, split_of
 
@@ -32,7 +33,9 @@ def read_yolo(root: Path) -> Source:
     source = Source(root, classes=dict.fromkeys(names, ""), notes=index.notes())
     labels = {path for path in index.files if path.suffix == ".txt" and path.name not in _NAME_LISTS}
     taken: dict[PurePosixPath, PurePosixPath] = {}
-    for path in index.images():
+    # What a label speaks of is an image, whatever its suffix.
+    others = {path for path in index.files if IMAGES in path.parent.parts and _label_path(path) in labels}
+    for path in sorted({*index.images(), *others}):
         label = _label_path(path)
         if label not in labels and path.with_suffix(".txt") in labels:
             label = path.with_suffix(".txt")

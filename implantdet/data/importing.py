@@ -138,7 +138,7 @@ def detect_format(src: Path) -> str:
 
 def _check_place(out: Path) -> None:
     """Refuse a folder that could not be put there when all is read and copied."""
-    if out.is_mount():
+    if os.path.ismount(out):  # Path.is_mount knows no Windows before Python 3.12
         raise DataError(f"output '{out}' is the root of a volume, which no new folder can replace; name one below it")
     parent = next(folder for folder in out.parents if folder.exists())
     if not os.access(parent, os.W_OK):

@@ -115,8 +115,8 @@ class FileIndex:
     def find(self, name: object, beside: PurePosixPath) -> tuple[PurePosixPath, str | None]:
         """The file at ``name``, beside the record or in ``images`` there; else the one file whose path ends with it.
 
-        Of several such files, it is the one in or below the record's folder. A record in the folder of a split means
-        no file of another split.
+        Of several such files, it is the one in or below the record's folder. A record in the folder of a split that
+        names none itself means no file of another split.
 
         Args:
             name: path that a record gives, with / or \\ between its parts.
@@ -128,22 +128,23 @@ class FileIndex:
         if not isinstance(name, str) or not name:
             return PurePosixPath("?"), f"missing image: the record names no file; found {name!r}"
         given = PurePosixPath(composed(name).replace("\\", "/"))
+        places = [beside.parent / folder / given for folder in ("", IMAGES)]
         if ".." in given.parts:  # labelme's ../images/a.png beside labels/a.json stays in the source
             given = PurePosixPath(posixpath.normpath(beside.parent / given))
+            places = [given]
         fault = escapes(str(given))
         if fault:
             return given, fault
-        exact = [self._by_path.get(str(beside.parent / folder / given)) for folder in ("", IMAGES)]
-        if sum(path is not None for path in exact) == 1:
-            here = next(filter(None, exact))
-            return here, self.fault(here)
+        exact = [self._by_path[str(place)] for place in places if str(place) in self._by_path]
+        if len(exact) == 1:
+            return exact[0], self.fault(exact[0])
         alike = self._by_name.get(given.name.lower(), [])
         found = [path for path in alike if PurePosixPath(composed(str(path))).parts[-len(given.parts) :] == given.parts]
+        split = _split(beside)
+        if split and not _split(given):
+            found = [path for path in found if _split(path) in ("", split)]
         if len(found) > 1:
             found = [path for path in found if path.is_relative_to(beside.parent)] or found
-        splits = [split_of(path).get("split") for path in (beside, *found)]
-        if len(found) == 1 and None not in splits and splits[0] != splits[1]:
-            found = []
         if len(found) == 1:
             return found[0], self.fault(found[0])
         if found:
@@ -194,6 +195,12 @@ def composed(name: str) -> str:
 def split_of(path: PurePosixPath) -> dict[str, str]:
     """The field ``split``, if a folder of the path is named after one."""
     return next(({"split": part} for part in path.parent.parts if part.lower() in SPLITS), {})
+
+
+def _split(path: PurePosixPath) -> str:
+    """The split that a folder of the path is named after, however it is spelled; empty if there is none."""
+    split = split_of(path).get("split", "").lower()
+    return "valid" if split == "val" else split
 
 
 def original_name(path: PurePosixPath) -> PurePosixPath | None:

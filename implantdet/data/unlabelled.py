@@ -150,8 +150,12 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             *(source, " or ".join(sorted(held_out)), cfg.DATASETS.ROOT),
         )
     tested = [(_root(name), record["file_name"]) for name in known for record in DatasetCatalog.get(name)]
+    # What the main process has and can read, so that all come to the same.
+    records, tested = comm.all_gather((records, tested))[0]
     dicts = [record for _, record in records]
-    kept = without_copies(dicts, [path for _, path in tested])
+    unlike = set(map(id, without_copies(dicts, [path for _, path in tested])))
+    stays = comm.all_gather([id(record) in unlike for record in dicts])[0]
+    kept = [record for record, is_kept in zip(dicts, stays, strict=True) if is_kept]
     num_unreadable = 0
     for root in dict.fromkeys(root for root, _ in records):
         # Folds of one dataset folder have no picture in common (`implantdet folds`).
@@ -163,7 +167,6 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             gone = own - set(map(id, fine))
             kept = [record for record in kept if id(record) not in gone]
             num_unreadable += num_broken
-    kept = comm.all_gather(kept)[0]  # what the main process could read, so that all have the same
     num_tested = len(dicts) - len(kept) - num_unreadable
     logger.info(
         "%s: %d images without labels; left out as test images: %d, as unreadable: %d",

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
+
+from implantdet.config import add_implantdet_config
 
 
 def merge(cfg: CfgNode, config_file: str, options: Sequence[str]) -> None:
@@ -77,7 +79,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
     # yacs lets anything take the place of None, and None that of anything.
     if current is None and not isinstance(_literal(value), bool | int | float | None):
         raise ValueError(f"{where}: {key}: found {value!r}, expected True or False, a number, or None")
-    if current is not None and _literal(value) is None:
+    if current is not None and _literal(value) is None and _default(key) is not None:
         raise ValueError(f"{where}: {key}: found nothing, expected {type(current).__name__}, like {current!r} so far")
     try:
         cfg.merge_from_list([key, value])
@@ -85,6 +87,17 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
         raise ValueError(
             f"{where}: {key}: found {value!r}, expected {type(current).__name__}, like its value so far, {current!r}"
         ) from error
+
+
+def _default(key: str) -> Any:
+    """What a key has in Detectron2 or here; None also for the keys of others."""
+    cfg: Any = get_cfg()
+    add_implantdet_config(cfg)
+    for name in key.split("."):
+        if name not in cfg:
+            return None
+        cfg = cfg[name]
+    return cfg
 
 
 def _literal(value: Any) -> Any:

@@ -184,10 +184,13 @@ def _detecting_keys(cfg: CfgNode) -> list[str]:
     keys = [f"MODEL.PART_HEAD.{key}" for key in ("SOFT_NMS_SIGMA", "BOX_VOTING_IOU", "OBJECTNESS_WEIGHT")]
     keys += [f"MODEL.ROI_HEADS.{key}" for key in ("NMS_THRESH_TEST", "SCORE_THRESH_TEST")]
     keys += [f"MODEL.RPN.{key}" for key in ("PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST", "NMS_THRESH")]
-    keys += ["TEST.AUG.ENABLED", "TEST.TILE_SIZE"]
-    keys += [f"TEST.AUG.{key}" for key in ("MIN_SIZES", "FLIP", "ROT90") if cfg.TEST.AUG.ENABLED]
-    keys += ["TEST.TILE_OVERLAP"] if cfg.TEST.TILE_SIZE else []
-    return [*keys, "TEST.DETECTIONS_PER_IMAGE", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"]
+    keys += ["MODEL.VIT.WINDOW_SIZE", "MODEL.VIT.GLOBAL_BLOCKS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"]
+    keys += ["TEST.AUG.ENABLED", "TEST.TILE_SIZE", "TEST.DETECTIONS_PER_IMAGE"]
+    if cfg.TEST.AUG.ENABLED:  # its versions have sizes of their own
+        keys += [f"TEST.AUG.{key}" for key in ("MIN_SIZES", "MAX_SIZE", "FLIP", "ROT90")]
+    else:
+        keys += ["INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"]
+    return keys + (["TEST.TILE_OVERLAP"] if cfg.TEST.TILE_SIZE else [])
 
 
 def _value(config: Mapping[str, Any], key: str, default: Any) -> Any:

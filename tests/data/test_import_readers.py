@@ -134,6 +134,18 @@ def test_yolo_label_beside_its_image_in_a_folder_named_images(tmp_path):
     assert source.problems == []
 
 
+def test_yolo_images_of_any_suffix_that_a_label_speaks_of(tmp_path):
+    write_image(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.jfif")
+    (tmp_path / "images" / "Thumbs.db").touch()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (tmp_path / "classes.txt").write_text("x")
+    source = read_yolo(tmp_path)
+    assert [(str(image.path), image.fault) for image in source.images] == [("images/a.jfif", None)]
+    assert source.problems == []
+
+
 def test_a_linked_folder_is_not_followed_but_named(tmp_path):
     src = write_yolo(tmp_path / "src")
     (tmp_path / "elsewhere").mkdir()
@@ -173,6 +185,16 @@ def test_coco_annotator_export(tmp_path):
     ]
     # People number the implants of each image.
     assert [a.get("implant_id") for a in imported["annotations"]] == [1, None, 2]
+
+
+def test_the_path_of_coco_annotator_goes_before_a_name_without_folders(tmp_path):
+    for seed, name in enumerate(("a.jpg", "panoramic/a.jpg")):
+        write_image(tmp_path / name, seed)
+    content = coco_content()
+    content["images"] = [content["images"][0] | {"file_name": "a.jpg", "path": "/datasets/idd/panoramic/a.jpg"}]
+    content["annotations"] = []
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    assert [str(image.path) for image in read_coco(tmp_path).images] == ["panoramic/a.jpg"]
 
 
 def test_fractions_in_the_metadata_of_coco_annotator_are_left_aside(tmp_path):

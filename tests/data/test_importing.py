@@ -133,7 +133,7 @@ def test_a_place_that_cannot_be_filled_is_refused_before_the_work(tmp_path, monk
     src = write_yolo(tmp_path / "src")
     (tmp_path / "volume").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "is_mount", lambda path: path.name == "volume")
+        patch.setattr(os.path, "ismount", lambda path: Path(path).name == "volume")
         with pytest.raises(DataError, match=r"volume' is the root of a volume.*name one below it"):
             import_dataset(src, tmp_path / "volume")
     monkeypatch.setattr(os, "access", lambda path, mode: False)

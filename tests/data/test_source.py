@@ -68,6 +68,15 @@ def test_a_record_of_one_split_means_no_file_of_another(tmp_path):
     assert (str(given), fault) == ("a.png", "missing image: no file 'a.png' in the source; there is valid/a.png")
     assert index.find("b.png", PurePosixPath("train/x.json")) == (PurePosixPath("images/b.png"), None)
     assert index.find("a.png", PurePosixPath("labels/x.json")) == (PurePosixPath("valid/a.png"), None)
+    # However the folder is spelled, and unless the record says so.
+    for folder in ("annotations/Valid", "labels/val"):
+        assert index.find("a.png", PurePosixPath(folder) / "x.json") == (PurePosixPath("valid/a.png"), None)
+    for name in ("../valid/a.png", "valid/a.png"):
+        assert index.find(name, PurePosixPath("train/x.json")) == (PurePosixPath("valid/a.png"), None)
+    (tmp_path / "images/train").mkdir()
+    (tmp_path / "images/train/a.png").touch()
+    index = FileIndex(tmp_path.resolve())
+    assert index.find("a.png", PurePosixPath("labels/train/x.json")) == (PurePosixPath("images/train/a.png"), None)
 
 
 def test_images_are_told_by_suffix_and_dicom_files_by_their_content(tmp_path):

@@ -48,6 +48,12 @@ def test_a_number_in_a_file_is_no_name(cfg, tmp_path):
         merge(cfg, str(tmp_path / "my.yaml"), [])
 
 
+def test_none_is_a_value_where_it_is_the_default(cfg):
+    cfg.MODEL.MASK_ON = True
+    merge(cfg, "", ["MODEL.MASK_ON", "None"])
+    assert cfg.MODEL.MASK_ON is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -104,6 +104,16 @@ def test_what_is_larger_than_the_overlap_is_found_in_the_whole_image():
     assert boxes[1].tolist() == [100, 60, 110, 70], "what is small comes from the tiles"
 
 
+def test_no_size_falls_between_the_tiles_and_the_whole_image():
+    for length in range(10, 40):
+        for start in range(0, 84 - length):
+            image = torch.zeros(1, 40, 84)
+            image[:, 10:14, start : start + length] = 1.0
+            detector = TiledDetector(Bright(dim=True), size=40, overlap=18, uniter=Uniter(0.3, 0.0, 0.0, 0.05, 300))
+            (found,) = detector([{"image": image}])
+            assert len(found["instances"]) == 1, (length, start)
+
+
 def test_boxes_come_in_the_size_that_is_asked_for():
     image = scene(80, 120, count=20, side=16)
     (plain,), (scaled,) = (tiled()([{"image": image, "height": 80 * k, "width": 120 * k}]) for k in (1, 3))
