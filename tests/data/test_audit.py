@@ -83,7 +83,7 @@ def test_pairs_are_read_back(root):
     assert same_picture_pairs(root) == [(1, 2), (1, 3), (2, 3), (6, 7)]
     write_json(root / "audit.json", {"same_picture": [{"image_ids": [1, 99]}]})
     with pytest.raises(
-        DataError, match=r"names images that the dataset lacks: \[99\]; remove it, and run `implantdet audit` again"
+        DataError, match=r"images that the dataset lacks: \[99\]; remove it, and run `implantdet audit`"
     ):
         same_picture_pairs(root)
     for content in ([], {}, {"same_picture": [{"image_ids": [1]}]}, {"same_picture": [{"image_ids": [1, [2]]}]}):
