@@ -82,7 +82,8 @@ def _add_part_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PART_HEAD.BOX_VOTING_IOU = 0.0
     # w, in [0, 1), of score = probability ** (1 - w) * objectness ** w: how far the RPN has a say in it.
     cfg.MODEL.PART_HEAD.OBJECTNESS_WEIGHT = 0.0
-    # With TEST.AUG.ENABLED, --eval-only and the second stage see each image in several versions; also turned by 90°?
+    # With TEST.AUG.ENABLED, --eval-only and the second stage see each image in several versions. TEST.AUG.FLIP means
+    # flips of both kinds here, which models know if they were trained with them (INPUT.FLIP_PROB); also turned by 90°?
     cfg.TEST.AUG.ROT90 = False
     # Longest side, in pixels, of what the detector is shown of an image, after INPUT.MIN_SIZE_TEST: larger ones are cut
     # into tiles that overlap, and what is found is united; with TEST.AUG, each version. 0: the whole image.

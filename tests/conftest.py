@@ -15,7 +15,7 @@ from implantdet.engine.pretrainer import trainer_class
 from implantdet.engine.setup import complete_from_data
 
 # The same examples on every machine: a red test can be repeated.
-settings.register_profile("repeatable", derandomize=True, database=None)
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).parents[1]

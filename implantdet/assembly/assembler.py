@@ -62,7 +62,8 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     does the same to the implants and changes nothing else, unless parts are so equal that nothing tells them apart.
 
     Args:
-        thing_classes: names of the detector's classes.
+        thing_classes: names of the detector's classes, in their order. Those that are neither parts nor systems of the
+            taxonomy are left aside.
         method: ``exact`` (set partition of least cost), ``kmeans`` (as many clusters as the most frequent third has
             parts) or ``kmeans_paper`` (as many clusters as parts, then merged; paper section 3.1).
         miss_rate: share of thirds that a detector misses, until ``calibrate`` has measured it, in (0, 1).
@@ -164,7 +165,8 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
         Args:
             dataset_dicts: of the validation set; images of one ``patient_id`` or ``source_id`` are judged together.
-            predictions: the detector's output for each of them.
+            predictions: for each of them, in the same order, what the detector found: ``output["instances"]``, in
+                pixels of the original image.
         """
         fitted = self._fitted()
         known = [known_implants(record, self.meanings) for record in dataset_dicts]

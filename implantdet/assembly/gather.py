@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from detectron2.structures import Instances
 from implantdet.assembly.geometry import Array, Indices, iou
 from implantdet.structures import SLOTS, Part, Reading
 from implantdet.taxonomy import SYSTEM, Taxonomy
+
+logger = logging.getLogger(__name__)
 
 COINCIDENT_IOU = 0.3  # detections of one third that overlap as much speak of the same third
 COINCIDENT_WHOLE_IOU = 0.5  # and of the same implant; boxes of neighbours that lean overlap more than their thirds do
@@ -47,6 +50,13 @@ def meanings(thing_classes: Sequence[str], taxonomy: Taxonomy) -> tuple[Meaning 
             found.append(Meaning(axis.third, axis.key, name.removeprefix(f"{axis.key}.")))
         else:
             found.append(Meaning(SYSTEM, SYSTEM, name) if name in taxonomy.systems else None)
+    pairs = zip(thing_classes, found, strict=True)
+    strange = [name for name, meaning in pairs if meaning is None and name.count(".") == 2]
+    if strange:
+        logger.warning(
+            "Classes %s look like parts, but are none of the taxonomy: the assembly leaves them aside.",
+            ", ".join(map(repr, strange)),
+        )
     if not any(found):
         raise ValueError(
             f"thing_classes: none of {list(thing_classes)} is a part or a system of the taxonomy; expected names like "

@@ -122,7 +122,8 @@ class RadiographMapper(DatasetMapper):
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, ...]
     ) -> None:
         if self.use_instance_mask:
-            masks = [annotation.get("segmentation") for annotation in dataset_dict["annotations"]]
+            single = [item for item in dataset_dict["annotations"] if not item.get("iscrowd", 0)]  # crowds are left out
+            masks = [annotation.get("segmentation") for annotation in single]
             if None in masks:
                 raise DataError(
                     f"{dataset_dict['file_name']}: {masks.count(None)} of {len(masks)} annotations have no mask; "

@@ -82,7 +82,10 @@ class UnlabelledMapper(RadiographMapper):
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one dataset dict; it is not changed."""
         labels = ("annotations", "width", "height")  # a size that is wrong would matter to annotations alone
-        return super().__call__({key: value for key, value in dataset_dict.items() if key not in labels})
+        mapped = super().__call__({key: value for key, value in dataset_dict.items() if key not in labels})
+        if self.is_train:  # what Detectron2's own loader groups images by
+            mapped["height"], mapped["width"] = mapped["image"].shape[1:]
+        return mapped
 
 
 class LeaveOutUnreadable:

@@ -23,7 +23,8 @@ class Checkpointer(DetectionCheckpointer):
     * Files are read by ``implantdet.modeling.weights.read_checkpoint``: plain tensors and containers, no pickles.
     * ``MODEL.WEIGHTS`` has to cover the whole ViT (unless ``allow_partial``); heads of another shape start anew.
       A checkpoint that is resumed or evaluated has to cover the whole model. One that is resumed has no more than that,
-      and averaged weights (``ema``) if the training has them.
+      and averaged weights (``ema``) if the training has them. These are what it evaluates: to load them into a model,
+      ``Checkpointer(model, ema=model)``; without ``ema`` it gets the weights of the last step.
     * A file gets its name when it is complete, and only then does ``last_checkpoint`` name it: after a crash at any
       moment the last complete checkpoint is resumed. The best checkpoint is never the one to resume from.
 

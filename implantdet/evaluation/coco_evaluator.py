@@ -43,7 +43,7 @@ class COCOEvaluator(DatasetEvaluator):
     def __init__(self, dataset_name: str, output_dir: str | Path, tasks: Sequence[str] = ("bbox",)) -> None:
         self.dataset_name = dataset_name
         self.output_dir = Path(output_dir)
-        self._tasks = tuple(tasks)
+        self.tasks = tuple(tasks)
         self._detections: list[dict[str, Any]] = []
 
     def reset(self) -> None:
@@ -83,7 +83,7 @@ class COCOEvaluator(DatasetEvaluator):
         ground_truth = coco_ground_truth(self.dataset_name)
         answers = [item for item in ground_truth["annotations"] if not item["iscrowd"]]
         without = sum("segmentation" not in item for item in answers)
-        if without and "segm" in self._tasks:
+        if without and "segm" in self.tasks:
             raise ValueError(
                 f"{self.dataset_name}: {without} of {len(answers)} annotations have no mask, expected a 'segmentation' "
                 "in each for the task segm; ask for bbox alone (MODEL.MASK_ON False), or annotate masks"
@@ -95,7 +95,7 @@ class COCOEvaluator(DatasetEvaluator):
         ]
         if not detections:
             logger.warning("The model detected nothing on %s: every AP is 0.", self.dataset_name)
-        results = {task: coco_metrics(ground_truth, detections, task) for task in self._tasks}
+        results = {task: coco_metrics(ground_truth, detections, task) for task in self.tasks}
         self.output_dir.mkdir(parents=True, exist_ok=True)
         write_json(self.output_dir / "coco_instances_results.json", detections)
         summary = {

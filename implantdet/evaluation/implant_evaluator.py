@@ -56,12 +56,21 @@ class ImplantEvaluator(DatasetEvaluator):
     and ``implants.json`` with every assembled implant. ``datasets/README.md`` documents both.
 
     Args:
-        parts: the evaluator of the detections; its dataset and folder are used here too.
+        parts: the evaluator of the detections, of ``implantdet.evaluation.coco_evaluator``; its dataset and folder are
+            used here too.
         assembler: fitted; calibrated, where conformal sets are to be judged.
         detector: the model that is evaluated; without it the images per second are NaN.
+
+    Raises:
+        ValueError: ``parts`` is another evaluator, such as Detectron2's, or evaluates no boxes.
     """
 
     def __init__(self, parts: COCOEvaluator, assembler: PartAssembler, detector: TimedModel | None = None) -> None:
+        if not isinstance(parts, COCOEvaluator) or "bbox" not in parts.tasks:
+            raise ValueError(
+                f"parts: found {type(parts).__module__}.{type(parts).__name__} of {getattr(parts, 'tasks', None)}, "
+                f"expected {COCOEvaluator.__module__}.COCOEvaluator with the task bbox"
+            )
         self._parts = parts
         self._assembler = assembler
         self._detector = detector

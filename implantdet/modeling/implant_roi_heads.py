@@ -40,7 +40,8 @@ class _PartLabels(ROIHeads):
     """What the plain and the cascade heads share: multi-label targets, Soft-NMS and box voting.
 
     Args:
-        train_datasets: registered training sets; their metadata say which axis a category answers.
+        train_datasets: registered training sets; the metadata of the first say which axis a category answers
+            (``CategoryTable.of_dataset``).
         uniter: how candidates become detections; None: by Detectron2's own NMS.
         proposal_append_gt: whether annotated boxes are proposals, too, in training. Each is one, however many
             categories stand on it: its copies would take the place of others.
@@ -132,6 +133,10 @@ def _distinct(boxes: Boxes) -> Boxes:
 @ROI_HEADS_REGISTRY.register()
 class ImplantROIHeads(_PartLabels, StandardROIHeads):
     """``StandardROIHeads`` whose proposals carry every category that they match, with a ``PartPredictor``.
+
+    Reads the keys of ``MODEL.PART_HEAD`` (``implantdet/config.py``) beside those of Detectron2's heads. In training,
+    ``instances`` may have ``gt_implants``, (N,) int64, as ``RadiographMapper`` gives it: the ``implant_id`` of each
+    annotation, below 0 where nobody knows; else parts belong together by where they are.
 
     Args:
         **kwargs: of ``_PartLabels`` and ``StandardROIHeads``.

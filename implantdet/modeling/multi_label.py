@@ -5,6 +5,7 @@ R: proposals of an image; M: its ground-truth boxes; K: categories; A: axes; T: 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from detectron2.structures import Boxes, pairwise_ioa, pairwise_iou
 from torch import Tensor
 
 from implantdet.taxonomy import SYSTEM, THIRDS
+
+logger = logging.getLogger(__name__)
 
 _INSIDE = 0.5  # a box lies in an implant if at least this fraction of its area does
 _SAME = 0.5  # IoU from which annotations of one third speak of the same implant
@@ -53,7 +56,11 @@ class CategoryTable:
 
     @classmethod
     def of_dataset(cls, name: str, num_classes: int) -> CategoryTable:
-        """The table of a registered dataset. Without ``supercategories`` in its metadata, no category has an axis."""
+        """The table of a registered dataset, by ``thing_classes`` and ``supercategories`` of its metadata.
+
+        Without the latter (a third of ``THIRDS`` for parts, ``system`` for whole implants), as where Detectron2 itself
+        has read a COCO file, no category has an axis; a warning says so if names look like parts.
+        """
         metadata = MetadataCatalog.get(name)
         if not hasattr(metadata, "thing_classes"):
             DatasetCatalog.get(name)  # many datasets know their classes only after they were read
@@ -61,6 +68,12 @@ class CategoryTable:
         if len(names) != num_classes:
             raise ValueError(
                 f"dataset '{name}' has {len(names)} classes, but MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}"
+            )
+        if not hasattr(metadata, "supercategories") and any(name.count(".") == 2 for name in names):
+            logger.warning(
+                "The metadata of %s have no 'supercategories': values that nobody could assess count as no. Expected "
+                "a list with one of %s, %s or anything else for every one of thing_classes.",
+                *(name, ", ".join(THIRDS), SYSTEM),
             )
         return cls.from_names(names, getattr(metadata, "supercategories", [""] * num_classes))
 

@@ -218,6 +218,7 @@ def _describe(key: str, encoder: dict[str, Tensor], expected: dict[str, Tensor])
 
 
 def load_backbone_weights(model: nn.Module, source: str, allow_partial: bool = False) -> None:
-    """Load the ViT inside ``model``: ``read_checkpoint``, ``fit_backbone_state``, ``load_state_dict``."""
+    """Load the ViT inside ``model``, and nothing else of a checkpoint: neither its pyramid nor its heads."""
     state = fit_backbone_state(read_checkpoint(source)["model"], model, allow_partial)
-    model.load_state_dict(state, strict=False)
+    prefix = next(f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, ViT))
+    model.load_state_dict({key: value for key, value in state.items() if key.startswith(prefix)}, strict=False)

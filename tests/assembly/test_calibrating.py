@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from implant_scenes import CLASSES, detections, fitted, is_part, make_instances, scenes
@@ -7,11 +9,14 @@ from implantdet.assembly import calibrating
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.gather import usable
 from implantdet.assembly.known import KnownImplant, known_implants
-from implantdet.structures import Implant, Part, Reading
+from implantdet.structures import Assembly, Implant, Part, Reading
 from implantdet.taxonomy import THIRDS
 
 MEANINGS = fitted().meanings
 BOX = (0.0, 0.0, 30.0, 90.0)
+
+
+BOX_AWAY = (600.0, 0.0, 640.0, 40.0)
 
 
 def known(records):
@@ -37,6 +42,38 @@ def test_score_quantiles_of_right_detections():
     level = [t for t, name in zip(thresholds, CLASSES, strict=True) if name.startswith("coronal.level")]
     assert any(0.3 < threshold < 0.9 for threshold in level)
     assert thresholds[CLASSES.index("Bego")] == 0.05  # no whole implants were detected
+
+
+@pytest.mark.parametrize("quantile", [0.05, 0.25])
+def test_thresholds_drop_the_share_of_right_detections_that_is_asked_for(quantile):
+    records = scenes(20, seed=3)
+    scores = np.linspace(0.05, 1.0, 20)
+    found = [usable(detections(r, is_part, score=s), MEANINGS) for r, s in zip(records, scores, strict=True)]
+    truth = known(records)
+    thresholds, best = calibrating.score_quantiles(zip(found, truth, strict=True), MEANINGS, quantile, default=0.01)
+    index = next(k for k, name in enumerate(CLASSES) if name == "middle.body.straight")
+    values = [(s, i.values.get("middle.body")) for s, image in zip(scores, truth, strict=True) for i in image]
+    of_class = [s for s, value in values if value == "straight"]
+    assert thresholds[index] == pytest.approx(np.quantile(of_class, quantile))
+    assert thresholds[index] < np.median(of_class)
+    # Images without implants say nothing of how sure a detector is where there are some.
+    nothing = [usable(make_instances([BOX_AWAY], [0.1], [0]), MEANINGS)] * 9
+    again = calibrating.score_quantiles(
+        zip([*found, *nothing], [*truth, *[[]] * 9], strict=True), MEANINGS, quantile, default=0.01
+    )
+    assert again[1] == best
+
+
+def test_what_rankings_learn_from_assembled_images():
+    (record,) = scenes(1, seed=3)
+    first, *_ = truth = known([record])[0]
+    implants = [Implant((Part("middle", i.boxes["middle"], 0.9),), None, i.box, 0.9) for i in truth]
+    assert len(truth) >= 3
+    shown = [first, replace(truth[1], product_line=None), replace(truth[2], system=None), *truth[3:]]
+    learned = calibrating.learn_from([("p", (400, 600), Assembly(tuple(implants), ()), shown)])
+    told = [(sample.system, sample.line, sample.group) for sample in learned.samples]
+    assert told == [(i.system, i.product_line, "p") for i in shown if i.system is not None]
+    assert first.product_line is not None
 
 
 def test_wrong_detections_set_no_threshold():

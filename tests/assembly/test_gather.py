@@ -42,6 +42,13 @@ def test_classes_without_a_meaning_are_passed_over_and_unknown_ones_refused():
         usable(make_instances([BOX], [1], [2]), classes)
 
 
+def test_names_that_only_look_like_parts_are_told(caplog):
+    meanings(["middle.thread.square", "crown", "Bego"], default_taxonomy())
+    assert not caplog.records
+    meanings(["middle.thread.square", "middle.thread.V-shaped", "crown"], default_taxonomy())
+    assert "Classes 'middle.thread.V-shaped' look like parts, but are none of the taxonomy" in caplog.text
+
+
 def test_coincident_axes_of_one_third_become_one_part():
     (part,) = parts_of((BOX, 0.9, "middle.body.straight"), (SHIFTED, 0.3, "middle.thread.square"))
     assert part.third == "middle"
@@ -99,6 +106,11 @@ def test_of_equal_scores_the_one_in_the_middle_leads_however_the_image_is_turned
         boxes = np.stack([-boxes[:, 3], boxes[:, 0], -boxes[:, 1], boxes[:, 2]], axis=1)
     (part,) = parts_of(*[(box, 1.0, "middle.body.straight") for box in boxes])
     assert part.box == pytest.approx(boxes.mean(axis=0))
+
+
+def test_an_image_of_surer_detections_raises_no_threshold():
+    detections = usable(make_instances([BOX] * 2, [0.9, 0.3], [0, 0]), MEANINGS)
+    assert len(drop_weak(detections, np.full(len(CLASSES), 0.25), typical_best=0.3).scores) == 2
 
 
 def test_adaptive_thresholds():

@@ -140,7 +140,9 @@ def test_probabilities_decide(flip, turn, outcomes):
     for _ in range(20):
         augmented = T.AugInput(image)
         augmentations(augmented)
-        seen |= {index for index, change in enumerate(outcomes) if np.array_equal(augmented.image, change(image))}
+        found = {index for index, change in enumerate(outcomes) if np.array_equal(augmented.image, change(image))}
+        assert found, "nothing else comes up"
+        seen |= found
     assert seen == set(range(len(outcomes)))
 
 

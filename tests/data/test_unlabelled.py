@@ -235,7 +235,20 @@ def test_mapper_gives_squares_without_labels(cfg):
     mapped = UnlabelledMapper(cfg, is_train=True)(record)
     assert mapped["image"].shape == (1, 48, 48) and mapped["image"].dtype == torch.float32
     assert "annotations" not in mapped and "instances" not in mapped
+    assert (mapped["height"], mapped["width"]) == (48, 48)  # Detectron2's own loader groups images by them
     assert record["annotations"]
+
+
+@pytest.mark.parametrize(("flips", "turns"), [(1.0, 0.0), (0.0, 0.0), (0.0, 1.0)])
+def test_pretraining_flips_turns_and_changes_no_pixel(cfg, tmp_path, flips, turns):
+    """No noise: it would become what is to be predicted."""
+    levels = np.random.default_rng(0).integers(0, 256, (48, 48)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), levels)
+    cfg.INPUT.MIN_CROP_AREA, cfg.MODEL.VIT.IMG_SIZE = 1.0, 48
+    cfg.INPUT.FLIP_PROB, cfg.INPUT.ROT90_PROB = flips, turns
+    image = UnlabelledMapper(cfg, is_train=True)({"file_name": str(tmp_path / "a.png"), "image_id": 0})["image"][0]
+    expected = [levels[::-1, ::-1]] if flips else [levels] if not turns else [np.rot90(levels), np.rot90(levels, -1)]
+    assert any(np.array_equal(image.numpy(), each) for each in expected)
 
 
 def test_mapper_is_decided_by_the_seeds(cfg):

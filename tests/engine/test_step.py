@@ -1,7 +1,10 @@
 """One training step: accumulation against one large batch, mixed precision, seeding."""
 
+import contextlib
+
 import pytest
 import torch
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -48,6 +51,33 @@ def test_parts_of_a_batch_add_up_to_the_batch(parts):
     expected, _ = whole_storage.latest()["loss_fit"]
     assert split_storage.latest()["loss_fit"][0] == pytest.approx(expected)
     assert len(split.dtypes) == 4 * parts
+
+
+def test_processes_exchange_gradients_with_the_last_part_alone(monkeypatch):
+    passes = []
+
+    class Several(Linear):
+        @contextlib.contextmanager
+        def no_sync(self):
+            passes.append("alone")
+            yield
+
+        def forward(self, batch):
+            passes.append("pass")
+            return super().forward(batch)
+
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    model = Several()
+    trainer = StepTrainer(model, batches(1, 6), torch.optim.SGD(model.parameters(), lr=0.1), accumulation_steps=3)
+    with EventStorage():
+        trainer._accumulate(batches(1, 6)[0][:2], is_last=False)
+        trainer._accumulate(batches(1, 6)[0][2:4], is_last=True)
+        assert passes == ["alone", "pass", "pass"]
+        passes.clear()
+        monkeypatch.setattr(trainer, "_write_metrics", lambda *_: None)
+        trainer.iter = 0
+        trainer.run_step()
+    assert passes == ["alone", "pass", "alone", "pass", "pass"]
 
 
 def test_accumulated_gradient_by_hand():

@@ -33,6 +33,19 @@ def test_by_hand():
     assert detection_calibration(ground_truth, detections) == pytest.approx(100 * expected)
 
 
+def test_a_detection_is_right_from_an_overlap_of_a_half_on():
+    """Boxes of 10 × 10 pixels, moved by 2 (IoU 2/3) and by 4 (3/7)."""
+    near, far = ({**detection(0, 0.9), "bbox": [shift, 0.0, 10.0, 10.0]} for shift in (2.0, 4.0))
+    assert detection_calibration(truth([(1, box(0))]), [near]) == pytest.approx(10)
+    assert detection_calibration(truth([(1, box(0))]), [far]) == pytest.approx(90)
+
+
+def test_there_are_ten_bins():
+    """0.82 (right) and 0.98 (wrong) are in bins of their own; in one of a fifth they would make up for each other."""
+    found = [detection(0, 0.82), detection(5, 0.98)]
+    assert detection_calibration(truth([(1, box(0))]), found) == pytest.approx(100 * (0.5 * 0.18 + 0.5 * 0.98))
+
+
 def test_the_wrong_class_and_a_second_detection_are_wrong():
     ground_truth = truth([(1, box(0))])
     assert detection_calibration(ground_truth, [detection(0, 0.85, category=2)]) == pytest.approx(85)

@@ -3,6 +3,7 @@
 import json
 import math
 
+import detectron2.evaluation
 import pytest
 import torch
 from conftest import write_idd
@@ -182,6 +183,14 @@ def test_images_per_second_of_both_stages(assembler, tmp_path):
     flat = evaluator.evaluate()["implants"]
     assert flat["stage1_fps"] == pytest.approx(8)
     assert 0 < flat["stage2_fps"] < flat["stage1_fps"]
+
+
+def test_another_evaluator_of_parts_is_refused(assembler, tmp_path):
+    theirs = detectron2.evaluation.COCOEvaluator(f"{NAME}_test", output_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"parts: found detectron2\.evaluation.*expected implantdet\.evaluation"):
+        ImplantEvaluator(theirs, assembler)
+    with pytest.raises(ValueError, match=r"of \('segm',\), expected .* with the task bbox"):
+        ImplantEvaluator(COCOEvaluator(f"{NAME}_test", tmp_path, ("segm",)), assembler)
 
 
 def test_no_image_is_no_error(assembler, tmp_path):

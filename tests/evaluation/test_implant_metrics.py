@@ -47,6 +47,14 @@ def test_the_detectors_own_implants_by_system_and_once_without():
     assert stage1_boxes(instances(), meanings(CLASSES, default_taxonomy())) == []
 
 
+@pytest.mark.parametrize(("shift", "number"), [(11, 2), (9, 1)])
+def test_whole_implants_of_two_systems_are_one_from_an_overlap_of_a_half_on(shift, number):
+    """Boxes of 30 × 10 pixels; shifted by s along the long side they have an IoU of (30 - s) / (30 + s)."""
+    said = instances(((0, 0, 30, 10), 0.9, 1), ((shift, 0, 30 + shift, 10), 0.8, 2))
+    single = [item for item in stage1_boxes(said, meanings(CLASSES, default_taxonomy())) if item.label == ANY]
+    assert len(single) == number
+
+
 def test_assembled_implants_stand_under_every_system_that_they_may_be():
     implant = found(0, complete(0, 0), score=0.8, rank=ranking(("ITI", 0.75), ("Bego", 0.25)))
     boxes = stage2_boxes(outcome([implant], []).assembly)

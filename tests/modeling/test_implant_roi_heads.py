@@ -75,6 +75,11 @@ def test_proposals_carry_every_category_of_their_box(heads):
         )
     expected = {tuple(TWICE): [1, 1, 0], tuple(OTHER): [0, 0, 1], (0.0, 0.0, 8.0, 8.0): [0, 0, 0]}
     assert len(sampled) == 3 + 2  # the ground truth is added, each box once
+    with EventStorage():
+        (alone,) = tiny_heads(heads, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False).label_and_sample_proposals(
+            [proposals(TWICE, OTHER, [0.0, 0.0, 8.0, 8.0])], [targets((0, TWICE), (1, TWICE), (2, OTHER))]
+        )
+    assert len(alone) == 3
     for box, labels in zip(sampled.proposal_boxes.tensor.tolist(), sampled.gt_labels.tolist(), strict=True):
         assert labels == expected[tuple(box)]
 

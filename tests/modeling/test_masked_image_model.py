@@ -312,6 +312,26 @@ def test_inference(target, pixel_weight):
     assert torch.equal(square["mask"].masked, again["mask"].masked)
 
 
+@pytest.mark.parametrize(
+    ("target", "pixel_weight", "norm"), [("pixel", 0.0, True), ("pixel", 0.0, False), ("patch_embed", 0.5, False)]
+)
+def test_a_model_that_predicts_rightly_shows_the_hidden_pixels(monkeypatch, target, pixel_weight, norm):
+    model = tiny_model(target, pixel_weight=pixel_weight, norm_target=norm).eval()
+
+    def predict(images, mask):
+        pixels = patchify(images)[0][mask.predicted[0]]
+        variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
+        standard = ((pixels - mean) / (variance + 1e-6).sqrt())[None]
+        # A second output is always of standardised pixels; the first, where pixels are the target, if it is normalised.
+        return (standard if norm else pixels[None]) if target == "pixel" else torch.zeros(1, 12, 64), standard
+
+    monkeypatch.setattr(model, "predict", predict)
+    (found,) = model([{"image": torch.rand(1, 64, 64) * 255}])
+    torch.testing.assert_close(
+        found["pixel_predictions"], found["pixels"][found["mask"].predicted[0]], atol=1e-4, rtol=0
+    )
+
+
 def test_features_are_those_of_an_encoder_without_windows_as_it_is_trained():
     torch.manual_seed(0)
     plain, windowed = (ViT(name="test_vit", img_size=64, in_chans=1, window_size=size) for size in (0, 2))

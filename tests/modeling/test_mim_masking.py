@@ -63,6 +63,19 @@ def test_squares_are_hidden_whole():
         assert min(num_partial) <= 1 < max(num_partial)
 
 
+def test_squares_stand_now_here_now_there():
+    """Else the same patches would always be hidden together."""
+    shifts = set()
+    for seed in range(30):
+        image = as_image(sample_mask(1, (12, 12), 0.6, 3, generator=torch.Generator().manual_seed(seed)), (12, 12))[0]
+        for top in range(3):
+            for left in range(3):
+                squares = [image[r : r + 3, c : c + 3] for r in range(top, 10, 3) for c in range(left, 10, 3)]
+                if sum(0 < int(square.sum()) < 9 for square in squares) <= 1:
+                    shifts.add((top, left))
+    assert len({top for top, _ in shifts}) > 1 and len({left for _, left in shifts}) > 1
+
+
 def test_gather_tokens():
     tokens = torch.arange(24.0).reshape(2, 4, 3)
     indices = torch.tensor([[3, 0], [1, 1]])

@@ -184,7 +184,8 @@ def test_a_neighbour_on_the_same_place_answers_nothing_where_implants_are_known(
     _, weights = targets_of([MIDDLE], annotations)
     assert weights.all()
     near = [0.0, 30.0, 20.0, 50.0]  # IoU 1/3: it matches neither
-    _, weights = targets_of([near], annotations, implants=[1, 2, 2])
+    for implants in ([1, 2, 2], [0, 1, 1]):
+        _, weights = targets_of([near], annotations, implants=implants)
     assert names_where(weights[0] == 0) == {NAMES[V_SHAPED], NAMES[SQUARE], NAMES[ITI]}  # nobody named the implants
 
 
@@ -235,7 +236,16 @@ def registered():
     MetadataCatalog.remove("late")
 
 
-def test_table_of_a_dataset_that_names_its_classes_when_it_is_read(registered):
+def test_parts_without_supercategories_are_a_warning(registered, caplog):
+    """As where Detectron2 has read a COCO file: it keeps names alone."""
+    DatasetCatalog.get(registered)
+    del MetadataCatalog.get(registered).supercategories
+    assert CategoryTable.of_dataset(registered, 8).category_axis.shape == (8, 0)
+    assert "The metadata of late have no 'supercategories'" in caplog.text
+
+
+def test_table_of_a_dataset_that_names_its_classes_when_it_is_read(registered, caplog):
     assert torch.equal(CategoryTable.of_dataset(registered, 8).category_axis, TABLE.category_axis)
+    assert not caplog.records
     with pytest.raises(ValueError, match=r"has 8 classes, but MODEL\.ROI_HEADS\.NUM_CLASSES is 5"):
         CategoryTable.of_dataset(registered, 5)

@@ -54,10 +54,12 @@ def losses_of(box_predictor, features, proposals):
 )
 def test_with_single_labels_it_is_detectron2s_own(loss, theirs, box_loss, beta):
     torch.manual_seed(0)
-    common = {"cls_agnostic_bbox_reg": theirs.pop("cls_agnostic_bbox_reg", True), "box_reg_loss_type": box_loss}
+    theirs = {"cls_agnostic_bbox_reg": True} | theirs
+    common = {"cls_agnostic_bbox_reg": theirs.pop("cls_agnostic_bbox_reg"), "box_reg_loss_type": box_loss}
     common["smooth_l1_beta"] = beta
     reference = predictor(FastRCNNOutputLayers, **theirs, **common)
     ours = predictor(loss=loss, **common)
+    assert ours.bbox_pred.out_features == (4 if common["cls_agnostic_bbox_reg"] else 4 * CLASSES)
     torch.nn.init.normal_(reference.cls_score.weight)
     ours.load_state_dict(reference.state_dict())
     features = torch.randn(9, CHANNELS)
