@@ -27,9 +27,13 @@ def implants_content(dataset_name: str, outcomes: Iterable[ImageOutcome]) -> dic
     }
 
 
-def implants_of(assembly: Assembly) -> list[dict[str, Any]]:
-    """The implants of one radiograph as plain numbers, texts, lists and dicts, with the numbers that pictures show."""
+def implants_of(assembly: Assembly, min_score: float = 0.0) -> list[dict[str, Any]]:
+    """The implants of one radiograph as plain numbers, texts, lists and dicts, with the numbers that pictures show.
+
+    They are numbered as one reads, those below ``min_score``, which a picture has not, after the others.
+    """
     order = reading_order([implant.box for implant in assembly.implants])
+    order.sort(key=lambda k: assembly.implants[k].score < min_score)  # which keeps the order among equals
     return [_implant(implant, order.index(k) + 1) for k, implant in enumerate(assembly.implants)]
 
 

@@ -86,7 +86,7 @@ def describe(implant: dict[str, Any]) -> list[str]:
         if ranking["fit"] is None:
             lines.append("  its design could not be read")
         elif ranking["unknown"] is None:
-            lines.append("  whether it is unknown was not judged")
+            lines.append("  whether unknown: not judged")
         for word, sign in (("for", 1), ("against", -1)):
             reasons = [
                 reason

@@ -65,7 +65,7 @@ def predict_radiographs(
                 scale, kind = header_of(path)
                 scale, kind = mm_per_pixel or scale, modality or kind
                 assembly = predictor(levels, scale, kind)
-                implants = implants_of(assembly)
+                implants = implants_of(assembly, min_score)
                 picture = _picture(levels, implants, name, min_score)
             # The last two: of images that are a thousand times as long as wide.
             except (DataError, ValueError, Image.DecompressionBombError) as error:

@@ -62,4 +62,5 @@ def test_implants_are_numbered_as_one_reads():
     below = dataclasses.replace(found(3, complete(3, 9)), box=(10, 210, 30, 270))
     listed = implants_of(Assembly((below, *placed), ()))
     assert [implant["number"] for implant in listed] == [4, 3, 1, 2]
+    assert [implant["number"] for implant in implants_of(Assembly((below, *placed), ()), 0.75)] == [3, 2, 1, 4]
     assert implants_of(Assembly((), ())) == []

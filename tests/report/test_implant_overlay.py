@@ -76,7 +76,7 @@ def test_an_unknown_implant_is_called_so():
 
 def test_what_was_not_judged_and_not_calibrated_is_not_claimed():
     ranking = implant()["ranking"]
-    assert "  whether it is unknown was not judged" in describe(implant(ranking=ranking | {"unknown": None}))
+    assert "  whether unknown: not judged" in describe(implant(ranking=ranking | {"unknown": None}))
     unread = describe(implant(ranking=ranking | {"unknown": None, "fit": None}))
     assert "  its design could not be read" in unread and len(unread) == len(describe(implant())) + 1
     assert not any("ITI TL S" in line for line in describe(implant(ranking=ranking | {"line_set": None})))
