@@ -76,7 +76,8 @@ def _senses(parts: Sequence[Part], members: Indices, axis: Array | None) -> list
     """Direction of every implant.
 
     From its own thirds; with one of the two outer ones, from that and the whole implant; or else the axis of the image,
-    in the sense of the nearest implant that shows one.
+    in the sense of the nearest implant beside it that shows one. None where there is none: those above or below it may
+    be in the other jaw.
     """
     boxes = np.array([part.box for part in parts]).reshape(-1, 4)
     points = centres(boxes)
@@ -98,9 +99,16 @@ def _senses(parts: Sequence[Part], members: Indices, axis: Array | None) -> list
     senses: list[Array | None] = [u if is_shown else None for u, is_shown in zip(own, shown, strict=True)]
     if axis is not None and not shown.all():
         places = np.array([points[row[row >= 0]].mean(axis=0) for row in members])
+        reach = sizes(boxes) @ np.abs(axis) / 2
+        low, high = (
+            np.array([limit((points @ axis + sign * reach)[row[row >= 0]]) for row in members])
+            for limit, sign in ((np.min, -1), (np.max, 1))
+        )
         for index in np.flatnonzero(~shown):
-            nearest = np.hypot(*(places[shown] - places[index]).T).argmin()
-            senses[index] = axis if axis @ own[shown][nearest] >= 0 else -axis
+            beside = np.flatnonzero(shown & (low < high[index]) & (high > low[index]))
+            if len(beside):
+                nearest = beside[np.hypot(*(places[beside] - places[index]).T).argmin()]
+                senses[index] = axis if axis @ own[nearest] >= 0 else -axis
     return senses
 
 

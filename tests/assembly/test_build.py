@@ -112,6 +112,25 @@ def test_the_thirds_of_a_whole_implant_alone_are_inferred_in_the_sense_of_its_ne
     assert (found.axis[1][1] < found.axis[0][1]) == flipped
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_a_neighbour_of_the_other_jaw_lends_no_direction(turns):
+    """The one above is nearer, but implants of one jaw stand side by side."""
+    rows = [[0, 1, 2, -1], [3, 4, 5, -1], [-1, -1, -1, 6]]
+    boxes = [(0, 30 * k, 30, 30 * k + 30) for k in (2, 1, 0)]  # of the upper jaw: apex up
+    boxes += [(300, 100 + 30 * k, 330, 130 + 30 * k) for k in range(3)] + [(0, 105, 30, 195)]
+    axis = np.array([0.0, 1.0])
+    for _ in range(turns):
+        boxes = [(-y1, x0, -y0, x1) for x0, y0, x1, y1 in boxes]
+        axis = np.array([-axis[1], axis[0]])
+    box = np.array(boxes)
+    shift = box[:, :2].min(axis=0)
+    parts = [third(k, tuple(b - np.tile(shift, 2))) for k, b in zip((0, 1, 2, 0, 1, 2, 3), box, strict=True)]
+    below = built(parts, rows, axis=axis)[2]
+    assert len(below.parts) == 3 and (np.array(below.axis[1]) - below.axis[0]) @ axis > 0
+    alone = built(parts, [rows[0], rows[2]], axis=axis)[1]
+    assert (len(alone.parts), alone.axis) == (0, None)
+
+
 def test_every_implant_is_completed_as_if_it_were_alone():
     # Four that miss the same third, in two directions, between others; all share the axis of the image.
     places = [(0, 1), (200, -1), (400, 1), (600, -1)]
