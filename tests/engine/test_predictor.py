@@ -14,7 +14,7 @@ from implantdet.data.images import read_radiograph
 from implantdet.data.problems import DataError
 from implantdet.engine.predictor import ImplantPredictor
 from implantdet.engine.trainer import Trainer
-from implantdet.evaluation.implant_results import implant_content
+from implantdet.evaluation.implant_results import implants_of
 
 SHORT = (
     *("SOLVER.MAX_EPOCHS", "0.1", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
@@ -62,7 +62,7 @@ def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, 
     for image in written["images"]:
         record = records[image["image_id"]]
         assembly = predictor(read_radiograph(record["file_name"]), modality=record["modality"])
-        mine = [implant_content(implant) for implant in assembly.implants]
+        mine = implants_of(assembly)
         assert json.loads(json.dumps(mine)) == image["implants"]
         found[record["modality"]] += len(mine)
     assert all(found.values())
