@@ -153,8 +153,8 @@ def unlabelled_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             *(source, " or ".join(sorted(held_out)), cfg.DATASETS.ROOT),
         )
     tested = [(_root(name), record["file_name"]) for name in known for record in DatasetCatalog.get(name)]
-    # What the main process has and can read, so that all come to the same.
-    records, tested = comm.all_gather((records, tested))[0]
+    if folder:  # what the main process has: folders may differ between machines, and all have to come to the same
+        records = comm.all_gather(records)[0]
     dicts = [record for _, record in records]
     unlike = set(map(id, without_copies(dicts, [path for _, path in tested])))
     stays = comm.all_gather([id(record) in unlike for record in dicts])[0]
