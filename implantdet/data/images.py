@@ -67,11 +67,12 @@ def find_radiographs(folder: str | Path) -> list[Path]:
     paths, others = [], []
     for place, folders, names in os.walk(folder, onerror=_warn):
         folders[:] = [name for name in folders if not is_hidden(PurePath(name))]
-        for path in (Path(place, name) for name in names if not is_hidden(PurePath(name))):
-            is_dicom = path.is_file() and looks_like_dicom(path)
+        files = (Path(place, name) for name in names if not is_hidden(PurePath(name)))
+        for path in filter(Path.is_file, files):
+            is_dicom = looks_like_dicom(path)
             if is_dicom and is_no_radiograph(path):
                 others.append(path)
-            elif is_dicom or (path.is_file() and path.suffix.lower() in SUFFIXES):
+            elif is_dicom or path.suffix.lower() in SUFFIXES:
                 paths.append(path)
     if others:
         warnings.warn(

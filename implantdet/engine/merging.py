@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
     # yacs lets anything take the place of None, and None that of anything.
     if current is None and not isinstance(_literal(value), bool | int | float | None):
         raise ValueError(f"{where}: {key}: found {value!r}, expected True or False, a number, or None")
-    if current is not None and _literal(value) is None and _default(key) is not None:
+    if current is not None and _literal(value) is None and value_of(default_config(), key) is not None:
         raise ValueError(f"{where}: {key}: found nothing, expected {type(current).__name__}, like {current!r} so far")
     try:
         cfg.merge_from_list([key, value])
@@ -89,14 +90,18 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
         ) from error
 
 
-def _default(key: str) -> Any:
-    """What a key has in Detectron2 or here; None also for the keys of others."""
-    cfg: Any = get_cfg()
+def value_of(cfg: CfgNode, key: str, default: Any = None) -> Any:
+    """What a config has under a key with dots; ``default`` if it has no such key."""
+    try:
+        return attrgetter(key)(cfg)
+    except AttributeError:
+        return default
+
+
+def default_config() -> CfgNode:
+    """The keys of Detectron2 and of implantdet, as they are before anything is merged."""
+    cfg = get_cfg()
     add_implantdet_config(cfg)
-    for name in key.split("."):
-        if name not in cfg:
-            return None
-        cfg = cfg[name]
     return cfg
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
@@ -19,7 +19,7 @@ from torch import nn
 
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.fitting import TooFewImplantsError
-from implantdet.config import add_implantdet_config
+from implantdet.engine.merging import default_config, value_of
 from implantdet.engine.setup import CONFIG, needs_no_labels
 from implantdet.taxonomy import default_taxonomy
 
@@ -140,12 +140,10 @@ def _compare_with_calibration(cfg: CfgNode, record: Path) -> None:
     """Warn if ``cfg`` evaluates other detections than the assembler was calibrated by, or the same images."""
     if not record.is_file():
         return
-    training = yaml.safe_load(record.read_text(encoding="utf-8"))
-    defaults = get_cfg()
-    add_implantdet_config(defaults)
+    training, defaults = CfgNode(yaml.safe_load(record.read_text(encoding="utf-8"))), default_config()
     for key in _detecting_keys(cfg):
-        now, then = _value(cfg, key, None), _value(training, key, _value(defaults, key, None))
-        if now != then:
+        now, then = value_of(cfg, key), value_of(training, key, value_of(defaults, key))
+        if (list(now) if isinstance(now, tuple) else now) != (list(then) if isinstance(then, tuple) else then):
             logger.warning(
                 "%s is %s, but the assembler was calibrated with %s (%s): the detector's scores differ, so scores of "
                 "implants and conformal sets do not hold what they promise. Set %s %s, or calibrate anew by `python "
@@ -191,16 +189,6 @@ def _detecting_keys(cfg: CfgNode) -> list[str]:
     else:
         keys += ["INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"]
     return keys + (["TEST.TILE_OVERLAP"] if cfg.TEST.TILE_SIZE else [])
-
-
-def _value(config: Mapping[str, Any], key: str, default: Any) -> Any:
-    """What a config has under a key with dots; a tuple as the list that YAML makes of it."""
-    found: Any = config
-    for name in key.split("."):
-        if not isinstance(found, Mapping) or name not in found:
-            return default
-        found = found[name]
-    return list(found) if isinstance(found, tuple) else found
 
 
 class _Predictions(DatasetEvaluator):

@@ -110,11 +110,12 @@ def _names(images: Sequence[str | Path], out: Path) -> dict[str, Path]:
     alike: dict[str, list[Path]] = {}
     for path in paths.values():
         alike.setdefault(_stem(path).casefold(), []).append(path)  # some systems do not tell A from a
+    told_apart = {path: name for group in alike.values() for path, name in zip(group, _names_of(group), strict=True)}
     names: dict[str, Path] = {}
     taken: set[str] = set()
     for path in paths.values():
-        name, number = _told_apart(path, alike[_stem(path).casefold()]), 2
-        unique = name
+        name = told_apart[path]
+        unique, number = name, 2
         while unique.casefold() in taken:
             unique, number = f"{name}_{number}", number + 1
         taken.add(unique.casefold())
@@ -122,17 +123,16 @@ def _names(images: Sequence[str | Path], out: Path) -> dict[str, Path]:
     return names
 
 
-def _told_apart(path: Path, group: Sequence[Path]) -> str:
-    """The name of a file, behind as many of its folders as tell it from the others of a group, if folders do."""
-    for number in range(len(path.parts)):
-        names = ["_".join([*_folders(other)[len(_folders(other)) - number :], _stem(other)]) for other in group]
+def _names_of(group: Sequence[Path]) -> list[str]:
+    """Names of files that are called alike, behind as many of their folders as tell them apart, if folders do."""
+    folders = [path.resolve().parent.parts[1:] for path in group]
+    for depth in range(max(map(len, folders)) + 1):
+        names = [
+            "_".join([*own[max(0, len(own) - depth) :], _stem(path)]) for own, path in zip(folders, group, strict=True)
+        ]
         if len({name.casefold() for name in names}) == len(group):
-            return names[group.index(path)]
-    return _stem(path)
-
-
-def _folders(path: Path) -> tuple[str, ...]:
-    return path.resolve().parent.parts[1:]
+            return names
+    return [_stem(path) for path in group]
 
 
 def _stem(path: Path) -> str:

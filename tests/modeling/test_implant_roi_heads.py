@@ -69,19 +69,15 @@ def proposals(*boxes):
 
 @pytest.mark.parametrize("heads", HEADS)
 def test_proposals_carry_every_category_of_their_box(heads):
-    with EventStorage():
-        (sampled,) = tiny_heads(heads).label_and_sample_proposals(
-            [proposals(TWICE, OTHER, [0.0, 0.0, 8.0, 8.0])], [targets((0, TWICE), (1, TWICE), (2, OTHER))]
-        )
     expected = {tuple(TWICE): [1, 1, 0], tuple(OTHER): [0, 0, 1], (0.0, 0.0, 8.0, 8.0): [0, 0, 0]}
-    assert len(sampled) == 3 + 2  # the ground truth is added, each box once
-    with EventStorage():
-        (alone,) = tiny_heads(heads, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False).label_and_sample_proposals(
-            [proposals(TWICE, OTHER, [0.0, 0.0, 8.0, 8.0])], [targets((0, TWICE), (1, TWICE), (2, OTHER))]
-        )
-    assert len(alone) == 3
-    for box, labels in zip(sampled.proposal_boxes.tensor.tolist(), sampled.gt_labels.tolist(), strict=True):
-        assert labels == expected[tuple(box)]
+    for append_gt, number in ((True, 3 + 2), (False, 3)):  # the ground truth is added, each box once
+        module = tiny_heads(heads, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", append_gt)
+        annotations = targets((0, TWICE), (1, TWICE), (2, OTHER))
+        with EventStorage():
+            (sampled,) = module.label_and_sample_proposals([proposals(*map(list, expected))], [annotations])
+        assert len(sampled) == number
+        for box, labels in zip(sampled.proposal_boxes.tensor.tolist(), sampled.gt_labels.tolist(), strict=True):
+            assert labels == expected[tuple(box)]
 
 
 def test_distinct_boxes_keep_their_order():

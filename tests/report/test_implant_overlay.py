@@ -1,5 +1,3 @@
-import re
-
 import numpy as np
 import pytest
 from PIL import ImageDraw
@@ -9,12 +7,9 @@ from implantdet.report.overlay import (
     BACKGROUND,
     COLUMN,
     HEIGHT,
-    INDENT,
     LINE,
     OTHER_COLOUR,
     TEXT,
-    _font,
-    _shortened,
 )
 from implantdet.taxonomy import COLOURS
 
@@ -108,12 +103,7 @@ def test_as_many_names_are_told_as_fit_but_always_the_first():
     ]
 
 
-def test_long_lines_are_shortened_beside_the_image_and_keep_their_score():
-    font = _font(15)
-    assert _shortened("ITI 93%", font, COLUMN) == "ITI 93%"
-    shortened = _shortened("unknown, like Zimmer Biomet Dental Tapered Screw-Vent 61%", font, COLUMN - INDENT)
-    assert re.fullmatch(r"unknown, like Zimmer Biomet .*… 61%", shortened)
-    assert COLUMN - INDENT - 25 < font.getlength(shortened) <= COLUMN - INDENT
+def test_long_lines_do_not_run_into_the_edge():
     names = [candidate("W" * 60, 0.61, ("coronal.thread", "reverse_" * 9, 2.0))]
     content = implant(ranking=implant()["ranking"] | {"systems": names, "lines": names})
     picture = np.asarray(draw_implants(np.zeros((HEIGHT, 300), np.uint8), [content], "title"))[2 * LINE :]

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -122,3 +124,12 @@ def test_panels_stand_side_by_side():
     assert picture.shape == (panels[0].height, 2 * (50 + COLUMN), 3)
     assert picture[-1, 0, 0] == 10
     assert picture[-1, 50 + COLUMN, 0] == 200
+
+
+def test_long_lines_are_shortened_and_keep_their_score():
+    font = overlay._font(15)
+    assert overlay._shortened("ITI 93%", font, COLUMN) == "ITI 93%"
+    long = "unknown, like Zimmer Biomet Dental Tapered Screw-Vent 61%"
+    shortened = overlay._shortened(long, font, COLUMN - INDENT)
+    assert re.fullmatch(r"unknown, like Zimmer Biomet .*… 61%", shortened)
+    assert COLUMN - INDENT - 25 < font.getlength(shortened) <= COLUMN - INDENT

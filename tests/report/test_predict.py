@@ -151,6 +151,13 @@ def test_names_are_told_apart_and_no_image_is_taken_twice(radiographs):
         assert np.asarray(picture)[2 * LINE, 0].tolist() == [10, 10, 10]
 
 
+def test_names_take_as_few_folders_as_tell_them_apart():
+    paths = [Path(name) for name in ("/one.png", "/a/b/one.png", "/c/b/ONE.png")]
+    assert predict._names_of(paths) == ["one", "a_b_one", "c_b_ONE"]
+    assert predict._names_of(paths[:2]) == ["one", "b_one"]
+    assert predict._names_of([Path("/a/one.png"), Path("/a/one.tif")]) == ["one", "one"]  # which are numbered
+
+
 def test_nothing_is_written_where_something_is_missing(radiographs):
     (radiographs / "empty").mkdir()
     for images, expected in ((["empty"], "empty: no image"), (["a", "c"], "c: no such file or folder")):
