@@ -243,6 +243,18 @@ def test_annotations_keep_the_number_of_their_implant(record):
     assert instances.gt_implants.tolist() == [9, -1]
 
 
+def test_nobody_asks_crowds_for_a_mask(record):
+    """COCO gives theirs as run-length codes, others give none; they are left out anyway."""
+    for annotation in record["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h]]
+    crowd = {key: value for key, value in record["annotations"][0].items() if key != "segmentation"} | {"iscrowd": 1}
+    code = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
+    record["annotations"] += [crowd, crowd | {"segmentation": code}]
+    instances = RadiographMapper(config(MODEL__MASK_ON=True), is_train=True)(record)["instances"]
+    assert len(instances.gt_masks) == len(instances) == 2
+
+
 def test_keypoints_of_foreign_annotations_do_no_harm(record):
     record["annotations"][0]["keypoints"] = [10.0, 10.0, 2.0]
     flipped = RadiographMapper(config(INPUT__FLIP_PROB=1.0), is_train=True)(record)

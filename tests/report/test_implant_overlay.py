@@ -160,7 +160,7 @@ def test_the_footer_stands_alone_in_the_last_line():
 def test_what_is_said_of_many_implants_makes_the_picture_higher_and_numbers_are_those_of_the_file():
     """No implant of a full arch is left without its text."""
     written = []
-    many = [implant(number=k, box=[36, 16 + k, 64, 84 + k]) for k in range(1, 16)]
+    many = [implant(number=k + 10, box=[36, 16 + k, 64, 84 + k]) for k in range(1, 16)]
     image = np.zeros((HEIGHT, 300), np.uint8)
     with pytest.MonkeyPatch.context() as patch:
         text = ImageDraw.ImageDraw.text
@@ -171,7 +171,7 @@ def test_what_is_said_of_many_implants_makes_the_picture_higher_and_numbers_are_
 
         patch.setattr(ImageDraw.ImageDraw, "text", write)
         picture = draw_implants(image, many[:3][::-1], "some")
-        assert [said for said in written if said.isdigit()] == ["1", "1", "2", "2", "3", "3"]
+        assert [said for said in written if said.isdigit()] == ["11", "11", "12", "12", "13", "13"]
         assert picture.height == HEIGHT + 2 * LINE
         written.clear()
         picture = draw_implants(image, many, "many")

@@ -155,6 +155,8 @@ def test_names_take_as_few_folders_as_tell_them_apart():
     paths = [Path(name) for name in ("/one.png", "/a/b/one.png", "/c/b/ONE.png")]
     assert predict._names_of(paths) == ["one", "a_b_one", "c_b_ONE"]
     assert predict._names_of(paths[:2]) == ["one", "b_one"]
+    deeper = [Path(f"/{folders}/one.png") for folders in ("x/y", "a/b/c", "d/b/c")]
+    assert predict._names_of(deeper) == ["x_y_one", "a_b_c_one", "d_b_c_one"]
     assert predict._names_of([Path("/a/one.png"), Path("/a/one.tif")]) == ["one", "one"]  # which are numbered
 
 
