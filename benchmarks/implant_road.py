@@ -10,8 +10,9 @@ how well does `fit` tell them from known ones, if the list of product lines does
 
 --size tiny (configs/idd_tiny.yaml) is for CPUs and pre-trains as mim_comparison.py does, whose folders may therefore
 lie in --work as pretrain_<init>_seed<seed>; base (ViT-B, 416 px) takes the configs as they are. What is finished in
---work is not trained again, and what was interrupted goes on. A training whose results are under results/ already, of
-the same settings, is not run at all: so one machine can add seeds, or rows, to what another has measured.
+--work is not trained again, but its detections are assembled anew; what was interrupted goes on. A training whose
+results are under results/ already, of the same settings, is not run at all: so one machine can add seeds, or rows, to
+what another has measured.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import head_runs as runs
 import numpy as np
@@ -34,16 +36,21 @@ from _resumed import commit_of, train_once
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from mim_comparison import PRETRAIN, pretraining_of
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
+from implantdet.assembly import ranking, ranking_calibration
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.known import known_implants, scale_of
 from implantdet.data.register import register_idd
+from implantdet.evaluation.coco_evaluator import COCOEvaluator
+from implantdet.evaluation.implant_evaluator import ImplantEvaluator
 from implantdet.evaluation.implant_matching import ImageOutcome
 from implantdet.evaluation.implant_metrics import part_metrics
+from implantdet.evaluation.system_metrics import Matched, ranking_metrics
 from implantdet.phantom.generate import GENERATOR
-from implantdet.phantom.lines import default_lines
+from implantdet.phantom.lines import ProductLine, default_lines
 
 INITS = {"random": None, "mae": "pretrain_mae", "mde": "pretrain_mde"}
 KINDS = ("parts", "systems")
@@ -100,7 +107,24 @@ def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: i
     if kind == "systems":
         options = (*of_kind, *of_dataset(data, "test", suffix=suffix), "MODEL.WEIGHTS", run / "model_final.pth")
         train_once(folder, config, (*options, *args.options), "--eval-only")
-    return run, read(folder / "results.json")
+        return run, read(folder / "results.json")
+    return run, assembled_anew(data, run)
+
+
+def assembled_anew(data: Path, run: Path) -> dict[str, Any]:
+    """Results on the test patients with the assembly as it is now: detections stay, and the second stage is cheap."""
+    folder = run / f"{data.name}_test"
+    assembler = fitted(data, default_lines()).calibrate(*found_in(runs.dataset_name(data, "val_fold0"), run))
+    name = runs.dataset_name(data, "test")
+    with tempfile.TemporaryDirectory() as out:
+        evaluator = ImplantEvaluator(COCOEvaluator(name, out), assembler)
+        for record, instances in zip(*found_in(name, folder), strict=True):
+            evaluator.process([record], [{"instances": instances}])
+        evaluator.evaluate()
+        results = read(Path(out) / "results.json")
+    for stage in ("stage1", "stage2"):
+        results["implants"][stage]["fps"] = read(folder / "results.json")["implants"][stage]["fps"]
+    return results
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -121,6 +145,7 @@ def tables(kind: str, results: dict[str, Any]) -> dict[str, Any]:
     told = {
         key: implants[key] for key in ("grouping", "inferred", "systems", "lines", "system_confusion", "detections")
     }
+    told |= {"plain_sets": results["plain_sets"]} if "plain_sets" in results else {}
     told["axes"] = {axis: figures["balanced_accuracy"] for axis, figures in implants["axes"].items()}
     for stage in ("stage1", "stage2"):
         told[stage] = {key: headline(implants[stage][key]) for key in ("by_system", "any_system")}
@@ -130,17 +155,50 @@ def tables(kind: str, results: dict[str, Any]) -> dict[str, Any]:
     return {"parts": part_metrics(per_class, [name for name in per_class if name.count(".") == 2]), **told}
 
 
-def rankings(
-    assembler: PartAssembler, records: Sequence[dict[str, Any]], found: Sequence[Instances]
-) -> tuple[list[float | None], list[bool]]:
-    """``fit`` and ``unknown`` of every implant that is there."""
+def matched_of(assembler: PartAssembler, records: Sequence[dict[str, Any]], found: Sequence[Instances]) -> Matched:
+    """Every implant that is there and was found."""
     matched = []
     for record, instances in zip(tqdm(records, desc="assembling"), found, strict=True):
         truth = tuple(known_implants(record, assembler.meanings))
         size = (record["width"], record["height"])
         matched += ImageOutcome(record["image_id"], size, assembler.explain(instances, scale_of(record)), truth).matched
-    ranked = [implant.ranking for implant, _ in matched if implant.ranking]
-    return [ranking.fit for ranking in ranked], [bool(ranking.unknown) for ranking in ranked]
+    return matched
+
+
+def found_in(name: str, folder: Path) -> tuple[list[dict[str, Any]], list[Instances]]:
+    """Images of a registered dataset, and what the detector found in each."""
+    records = DatasetCatalog.get(name)
+    return records, instances_of(records, runs.detections(folder))
+
+
+def fitted(data: Path, lines: Sequence[ProductLine]) -> PartAssembler:
+    """An assembler that knows the training images."""
+    register_idd(data, data.name)
+    train = runs.dataset_name(data, "train_fold0")
+    known = DatasetCatalog.get(train)  # the names of the classes are there after that
+    return PartAssembler(MetadataCatalog.get(train).thing_classes, lines=lines).fit(known)
+
+
+def plain_sets(data: Path, run: Path) -> dict[str, float]:
+    """Sets of systems of the test patients, were the most probable system not in every one of them.
+
+    That it is there lifts the coverage above what is asked for, wherever it alone is right more often.
+    """
+    assembler = fitted(data, default_lines())
+    plain = [patch.object(module, "strangeness", improbability) for module in (ranking, ranking_calibration)]
+    with plain[0], plain[1]:
+        assembler.calibrate(*found_in(runs.dataset_name(data, "val_fold0"), run))
+        matched = matched_of(assembler, *found_in(runs.dataset_name(data, "test"), run / f"{data.name}_test"))
+    sets = [implant.ranking.system_set for implant, _ in matched if implant.ranking]
+    return {
+        "coverage": ranking_metrics(matched)["systems"]["coverage"],
+        "empty": float(np.mean([not names for names in sets])) if sets else float("nan"),
+    }
+
+
+def improbability(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[K, n] the nonconformity score of sets that may be empty (Sadinle et al., arXiv:1609.00451)."""
+    return 1 - probabilities
 
 
 def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, Any]:
@@ -151,21 +209,18 @@ def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, 
     out = run / "unseen"
     options = (*options, "MODEL.MASK_ON", False, "MODEL.WEIGHTS", run / "model_final.pth")
     train_once(out, config, (*options, *of_dataset(unseen, "train_fold0"), *args.options), "--eval-only")
-    for folder in (data, unseen):
-        register_idd(folder, folder.name)
-    lines = [line for line in default_lines() if line.system != UNSEEN_SYSTEM]
-    places = {
-        "val": (runs.dataset_name(data, "val_fold0"), run),
-        "known": (runs.dataset_name(data, "test"), run / f"{data.name}_test"),
-        "unseen": (runs.dataset_name(unseen, "train_fold0"), out),
-    }
-    records = {key: DatasetCatalog.get(name) for key, (name, _) in places.items()}
-    found = {key: instances_of(records[key], runs.detections(folder)) for key, (_, folder) in places.items()}
-    train = runs.dataset_name(data, "train_fold0")
-    known = DatasetCatalog.get(train)  # the names of the classes are there after that
-    assembler = PartAssembler(MetadataCatalog.get(train).thing_classes, lines=lines).fit(known)
-    assembler.calibrate(records["val"], found["val"])
-    fits, flags = zip(*(rankings(assembler, records[key], found[key]) for key in ("known", "unseen")), strict=True)
+    register_idd(unseen, unseen.name)
+    assembler = fitted(data, [line for line in default_lines() if line.system != UNSEEN_SYSTEM])
+    assembler.calibrate(*found_in(runs.dataset_name(data, "val_fold0"), run))
+    groups = [
+        [implant.ranking for implant, _ in matched_of(assembler, *found_in(name, folder)) if implant.ranking]
+        for name, folder in (
+            (runs.dataset_name(data, "test"), run / f"{data.name}_test"),
+            (runs.dataset_name(unseen, "train_fold0"), out),
+        )
+    ]
+    fits = [[ranked.fit for ranked in group] for group in groups]
+    flags = [[bool(ranked.unknown) for ranked in group] for group in groups]
     read = [[fit for fit in group if fit is not None] for group in fits]
     told: dict[str, Any] = {"num_known": len(fits[0]), "num_unseen": len(fits[1])}
     if not all(read):
@@ -222,6 +277,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         results = None if args.smoke else recorded(name, settings)
         if results is None:
             run, results = detector(args, data, kind, init, seed)
+            if kind == "parts":
+                results["plain_sets"] = plain_sets(data, run)
             # The last init of the first seed is the road that the configs describe.
             if (kind, init, seed) == ("parts", args.inits[-1], args.seeds[0]):
                 results["unseen_makers"] = unseen_makers(args, data, run)

@@ -11,6 +11,7 @@ from implantdet.assembly.candidates import WHOLE
 from implantdet.assembly.completion import WHOLE_ALONE, ThirdRegression, complete
 from implantdet.assembly.geometry import Array, Indices, centres, oriented_size, sizes, unit
 from implantdet.assembly.likelihood import Pattern
+from implantdet.data.edge import EDGE
 from implantdet.structures import Box, Part, Point
 from implantdet.taxonomy import THIRDS
 
@@ -60,7 +61,7 @@ def outlines(
     """
     rows = [[parts[i] if i >= 0 else None for i in row] for row in members.tolist()]
     senses = _senses(parts, members, axis)
-    found = _thirds(rows, senses, aspects, regressions)
+    found = _thirds(rows, senses, aspects, regressions, image_size)
     # Wherever the direction is known, the thirds are complete.
     known = iter(_axes([thirds for thirds, sense in zip(found, senses, strict=True) if sense is not None], aspects))
     height, width = image_size
@@ -117,13 +118,18 @@ def _thirds(
     senses: Sequence[Array | None],
     aspects: Array,
     regressions: Mapping[tuple[Pattern, int], ThirdRegression],
+    image_size: tuple[int, int],
 ) -> list[tuple[Part, ...]]:
     """The thirds of every implant, coronal to apical; those that are missing inferred where the direction is known."""
     found = [{slot: part for slot, part in enumerate(row) if part is not None} for row in rows]
     alike: dict[Pattern, list[tuple[int, Array]]] = {}  # those that miss the same thirds are completed together
     for index, (there, direction) in enumerate(zip(found, senses, strict=True)):
-        pattern = tuple(slot for slot in there if slot != WHOLE) or WHOLE_ALONE
-        if direction is not None and len(pattern) < len(THIRDS):
+        seen = tuple(slot for slot in there if slot != WHOLE)
+        # Where an implant ends its whole box shows better than its thirds: what is taken for one may span two. Where
+        # the frame cuts a third, those beyond it are not in the whole box.
+        is_cut = any(_at_frame(there[slot].box, image_size) for slot in seen)
+        pattern = WHOLE_ALONE if WHOLE in there and not is_cut else seen
+        if direction is not None and len(seen) < len(THIRDS):
             alike.setdefault(pattern, []).append((index, direction))
     for pattern, group in alike.items():
         boxes = np.array([[found[index][slot].box for slot in pattern] for index, _ in group])
@@ -131,8 +137,14 @@ def _thirds(
         for slot, (inferred, stds) in complete(boxes, pattern, directions, aspects, regressions).items():
             for (index, _), box, std in zip(group, inferred.tolist(), stds.tolist(), strict=True):
                 (x0, y0, x1, y1), (s0, s1, s2, s3) = box, std
-                found[index][slot] = Part(THIRDS[slot], (x0, y0, x1, y1), 0.0, box_std=(s0, s1, s2, s3))
+                found[index].setdefault(slot, Part(THIRDS[slot], (x0, y0, x1, y1), 0.0, box_std=(s0, s1, s2, s3)))
     return [tuple(there[slot] for slot in range(WHOLE) if slot in there) for there in found]
+
+
+def _at_frame(box: Box, image_size: tuple[int, int]) -> bool:
+    """Whether a detection reaches the frame of an image of (H, W), and what it shows may be cut there."""
+    x0, y0, x1, y1 = box
+    return min(x0, y0, image_size[1] - x1, image_size[0] - y1) < EDGE
 
 
 def _axes(implants: Sequence[Sequence[Part]], aspects: Array) -> list[tuple[tuple[Point, Point], float]]:

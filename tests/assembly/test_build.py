@@ -46,6 +46,22 @@ def test_a_missing_third_is_inferred_and_marked():
     assert min(middle.box_std) > 0
 
 
+def test_a_third_that_spans_two_does_not_push_the_inferred_one_out_of_the_whole_implant():
+    parts = [third(0, (100, 100, 130, 130)), third(1, (100, 120, 130, 190)), third(3, (100, 100, 130, 190))]
+    (found,) = built(parts, [[0, 1, -1, 2]])
+    assert [part.box for part in found.parts[:2]] == [part.box for part in parts[:2]]
+    assert found.parts[2].box == pytest.approx((100, 160, 130, 190), abs=4)
+    (alone,) = built(parts[:2], [[0, 1, -1, -1]])
+    assert alone.parts[2].box[3] > 200  # where nothing else shows where it ends
+
+
+def test_a_third_beyond_the_frame_is_inferred_there():
+    parts = [third(1, (100, 0, 130, 30)), third(2, (100, 30, 130, 60)), third(3, (100, 0, 130, 60))]
+    (found,) = built(parts, [[-1, 0, 1, 2]])
+    assert found.parts[0].box == pytest.approx((100, -30, 130, 0), abs=4)
+    assert found.box == pytest.approx((100, 0, 130, 60), abs=1)
+
+
 def test_a_single_third_needs_a_neighbour_for_its_direction():
     lone = third(1, (100, 25, 130, 55))
     (alone,) = built([lone], [[-1, 0, -1, -1]])
