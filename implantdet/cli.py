@@ -7,7 +7,9 @@ it is asked for, so that help and errors come at once.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process if None.
 
     Returns:
-        Exit code: 0; 1 if the input cannot be used, or 130 after Ctrl-C. Wrong arguments exit with 2.
+        Exit code: 0; 1 if the input cannot be used, or 130 after Ctrl-C or SIGTERM. Wrong arguments exit with 2.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
@@ -45,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[:1] == [name]:
             import_module(module).add_arguments(command)
     args = parser.parse_args(argv)
+    if threading.current_thread() is threading.main_thread():  # nobody else may say what a signal does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is finished is kept, as after Ctrl-C
     try:
         import_module(COMMANDS[args.command][0]).run(args)
     except DataError as error:

@@ -1,6 +1,7 @@
 """The commands from end to end, as a user types them."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -172,9 +173,10 @@ def test_every_command_explains_itself(command, capsys):
     assert COMMANDS[command][1][1:20] in text
 
 
-def test_ctrl_c_is_no_traceback(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("stopped_by", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_no_traceback(monkeypatch, tmp_path, capsys, stopped_by):
     def interrupt(args):
-        raise KeyboardInterrupt
+        signal.raise_signal(stopped_by)
 
     monkeypatch.setattr("implantdet.data.command_stats.run", interrupt)
     assert run("stats", tmp_path) == 130

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run_dir", metavar="RUN", type=Path, help="OUTPUT_DIR of a training of parts, with its assembler.json"
     )
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="radiographs, or folders of them")
-    parser.add_argument("--out", required=True, metavar="OUT", type=Path, help="new folder of the results")
+    parser.add_argument("--out", required=True, metavar="OUT", type=Path, help="folder of the results")
     parser.add_argument(
         "--min-score", metavar="S", type=_within(0, 1), default=0.3, help="of what is drawn (default: 0.3)"
     )
@@ -29,11 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lines", metavar="FILE", type=Path, help="product lines instead of those of the training")
 
+    parser.add_argument(
+        "--resume", action="store_true", help="go on in OUT, where an earlier run of the same arguments was interrupted"
+    )
+
 
 def run(args: argparse.Namespace) -> None:
     """Run ``implantdet predict``."""
     number = predict_radiographs(
-        args.run_dir, args.images, args.out, args.min_score, args.mm_per_pixel, args.lines, args.modality
+        args.run_dir, args.images, args.out, args.min_score, args.mm_per_pixel, args.lines, args.modality, args.resume
     )
     pictures = "1 picture" if number == 1 else f"{number} pictures"
     print(f"{args.out}: {pictures}, and implants.json. They are hints for a dentist, not diagnoses.")

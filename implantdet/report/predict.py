@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from implantdet.data.dicom import header_of
-from implantdet.data.idd import write_json
+from implantdet.data.idd import read_json, write_json
 from implantdet.data.images import SUFFIXES, find_radiographs, read_radiograph, to_float
 from implantdet.data.problems import DataError, Problem
 from implantdet.engine.predictor import ImplantPredictor
 from implantdet.evaluation.implant_results import implants_of
 from implantdet.report.implant_overlay import draw_implants, sure_enough
 from implantdet.report.overlay import COLUMN, open_panel, save_picture, side_by_side
+
+IMPLANTS = "implants.json"
 
 
 def predict_radiographs(
@@ -29,37 +31,43 @@ def predict_radiographs(
     mm_per_pixel: float | None = None,
     lines: str | Path | None = None,
     modality: str | None = None,
+    resume: bool = False,
 ) -> int:
     """Write a picture per radiograph and, of all of them, ``implants.json``.
 
-    What is finished when the run is interrupted stays, with an ``implants.json`` of its own.
+    What is finished when the run is interrupted stays, with an ``implants.json`` of its own, and ``resume`` goes on.
 
     Args:
         run_dir: ``OUTPUT_DIR`` of a training that ended with a second stage.
         images: files, and folders, of which every image is taken with those in subfolders.
-        out: folder that is created; it must not be there, or be empty.
+        out: folder that is created; it must not be there, or be empty, unless ``resume``.
         min_score: implants below it are left out of the pictures; the file has them all.
         mm_per_pixel: scale of the radiographs, if it is known and one for all; None: each has its DICOM header's.
         lines: file of product lines, as for ``ImplantPredictor``.
         modality: of all the radiographs, as for ``ImplantPredictor``; None: each has its DICOM header's.
+        resume: ``out`` may have radiographs of an earlier run with the same arguments: they are not looked at again.
 
     Returns:
-        The number of radiographs.
+        The number of radiographs in ``out``.
 
     Raises:
         DataError: there is no image, ``out`` cannot be used, or the model cannot; or, after all others are done, images
             could not be read.
     """
     out = Path(out)
-    names = _names(images, out)
+    names = _names(images, out, resume)
+    scale_of_all = {"min_score": min_score, "mm_per_pixel": mm_per_pixel, "modality": modality}
+    settings = {"model": str(run_dir), "lines": lines and str(lines), **scale_of_all}
+    written = _written(out / IMPLANTS, settings, names)
     try:
         predictor = ImplantPredictor(run_dir, lines=lines)
     except ValueError as error:
         raise DataError(str(error)) from error
-    written: list[dict[str, Any]] = []
     problems = []
+    is_done = {image["file_name"] for image in written}
+    left = [(name, path) for name, path in names.items() if str(path) not in is_done]
     try:
-        for name, path in tqdm(names.items(), desc="predict", unit="image"):
+        for name, path in tqdm(left, desc="predict", unit="image"):
             try:
                 levels = read_radiograph(path)
                 scale, kind = header_of(path)
@@ -82,18 +90,43 @@ def predict_radiographs(
             written.append({"file_name": str(path), "picture": f"{name}.png", **taken_as, "implants": implants})
     finally:
         if written:
-            model = {"model": str(run_dir), "lines": lines and str(lines)}
-            write_json(out / "implants.json", {**model, "images": written})
+            write_json(out / IMPLANTS, {**settings, "images": written})
     if problems:
         others = f"; {out} has the other {len(written)}" if written else ""
         raise DataError(f"{len(problems)} of {len(names)} images cannot be used{others}", problems)
     return len(written)
 
 
-def _names(images: Sequence[str | Path], out: Path) -> dict[str, Path]:
+def _written(path: Path, settings: dict[str, Any], names: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """What an earlier run has written of the radiographs; nothing if there was none."""
+    if not path.exists():
+        return []
+    content = read_json(path)
+    earlier = {key: content.get(key) for key in settings} if isinstance(content, dict) else {}
+    for key, value in settings.items():
+        if earlier.get(key) != value:
+            raise DataError(
+                f"{path}: was written with {key} {earlier.get(key)!r}, found {value!r}; expected the arguments of the "
+                "run that is resumed. Give them, or choose another --out"
+            )
+    images: list[dict[str, Any]] = content["images"]
+    for image in images:
+        name = image["picture"].removesuffix(".png")
+        if str(names.get(name)) != image["file_name"]:
+            raise DataError(
+                f"{path}: has {image['file_name']} as {image['picture']}, which it is not among the images given; "
+                "expected those of the run that is resumed. Give them, or choose another --out"
+            )
+    return images
+
+
+def _names(images: Sequence[str | Path], out: Path, resume: bool) -> dict[str, Path]:
     """A name of its own for every image, in order: that of its file, behind its folders where several have the same."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there and not empty; expected a new folder. Remove it, or choose another --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (resume and (out / IMPLANTS).is_file()):
+        raise DataError(
+            f"{out}: is there and not empty; expected a new folder, or with --resume one with the {IMPLANTS} of an "
+            "interrupted run. Remove it, or choose another --out"
+        )
     paths: dict[Path, Path] = {}  # by what they lead to: no image is taken twice
     for given in map(Path, images):
         if not given.exists():

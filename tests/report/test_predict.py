@@ -135,6 +135,34 @@ def test_what_is_finished_stays_after_an_interruption(radiographs):
     assert [image["picture"] for image in written(radiographs)["images"]] == ["one.png"]
 
 
+def test_an_interrupted_run_goes_on_with_the_radiographs_that_are_left(radiographs):
+    second = radiographs / "a/deep/two.png"
+    Image.fromarray(np.full((40, 60), 33, np.uint8)).save(second)
+    with pytest.raises(KeyboardInterrupt):
+        run(radiographs, radiographs / "a", resume=True)  # which starts where there is nothing to resume
+    Image.fromarray(np.full((40, 60), 200, np.uint8)).save(second)
+    looked_at = len(predict.ImplantPredictor.told)
+    assert run(radiographs, radiographs / "a", resume=True) == 2
+    assert len(predict.ImplantPredictor.told) == looked_at + 1
+    resumed = written(radiographs)
+    (radiographs / "out").rename(radiographs / "resumed")
+    run(radiographs, radiographs / "a")
+    assert resumed == written(radiographs)  # as if nothing had happened
+
+
+def test_only_the_same_run_is_resumed(radiographs):
+    run(radiographs, radiographs / "a")
+    with pytest.raises(DataError, match=r"min_score 0\.3, found 0\.5"):
+        run(radiographs, radiographs / "a", min_score=0.5, resume=True)
+    with pytest.raises(DataError, match="which it is not among the images"):
+        run(radiographs, radiographs / "b", resume=True)
+    with pytest.raises(DataError, match="which it is not among the images"):
+        run(radiographs, radiographs / "a", radiographs / "b", resume=True)  # where its picture has another name
+    (radiographs / "out/implants.json").unlink()
+    with pytest.raises(DataError, match="or with --resume one"):
+        run(radiographs, radiographs / "a", resume=True)
+
+
 def test_names_are_told_apart_and_no_image_is_taken_twice(radiographs):
     levels = np.full((40, 60), 10, np.uint16) * 257
     levels[20, 30] = 65535
