@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,13 @@ class SecondStage(HookBase):
     Args:
         cfg: of the training.
         model: that is evaluated.
+        found: dataset name → what ``model`` detects there, where an evaluation has found it by the end of the training.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+    def __init__(self, cfg: CfgNode, model: nn.Module, found: Mapping[str, Predictions] | None = None) -> None:
         self._cfg = cfg
         self._model = model
+        self._found = {} if found is None else found  # still empty
         self._assembler: PartAssembler | None = None
 
     def before_train(self) -> None:
@@ -61,8 +63,10 @@ class SecondStage(HookBase):
         cfg = self._cfg
         records, predictions = [], []
         for name in cfg.DATASETS.TEST:
-            collector = _Predictions()
-            inference_on_dataset(self._model, self.trainer.build_test_loader(cfg, name), collector)
+            collector = self._found.get(name)
+            if collector is None:
+                collector = Predictions()
+                inference_on_dataset(self._model, self.trainer.build_test_loader(cfg, name), collector)
             records += DatasetCatalog.get(name)
             predictions += [collector.instances[record["image_id"]] for record in DatasetCatalog.get(name)]
         self._assembler.calibrate(records, predictions)  # in every process, with the same predictions
@@ -191,21 +195,24 @@ def _detecting_keys(cfg: CfgNode) -> list[str]:
     return keys + (["TEST.TILE_OVERLAP"] if cfg.TEST.TILE_SIZE else [])
 
 
-class _Predictions(DatasetEvaluator):
+class Predictions(DatasetEvaluator):
     """Keeps what the model says, of all processes in every process: image id → ``Instances``."""
 
     def __init__(self) -> None:
         self.instances: dict[Any, Instances] = {}
 
     def reset(self) -> None:
+        """Forget the last round."""
         self.instances = {}
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        """Keep the detections of a batch: boxes, scores and classes."""
         for image, output in zip(inputs, outputs, strict=True):
             found = output["instances"].to("cpu")
             fields = {name: found.get(name) for name in ("pred_boxes", "scores", "pred_classes")}  # masks are large
             self.instances[image["image_id"]] = Instances(found.image_size, **fields)
 
     def evaluate(self) -> None:
+        """Take in what the other processes found."""
         gathered = comm.all_gather(list(self.instances.items()))
         self.instances = dict(itertools.chain.from_iterable(gathered))

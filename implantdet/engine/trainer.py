@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from timm.utils import ModelEmaV3
@@ -33,7 +34,7 @@ from implantdet.engine.hooks import (
 from implantdet.engine.loader import Mapper, build_stream, seed_everything
 from implantdet.engine.optimizer import build_adamw
 from implantdet.engine.schedule import with_lengths
-from implantdet.engine.second_stage import SecondStage, load_assembler
+from implantdet.engine.second_stage import Predictions, SecondStage, load_assembler
 from implantdet.engine.step import StepTrainer
 from implantdet.evaluation.coco_evaluator import COCOEvaluator
 from implantdet.evaluation.implant_evaluator import ImplantEvaluator
@@ -171,24 +172,32 @@ class Trainer(DefaultTrainer):
     def build_evaluation_hooks(self, model: nn.Module) -> list[HookBase]:
         """Validation loss and metrics of ``model``, the best checkpoint by AP, and the second stage at the end."""
         cfg, period = self.cfg, self.cfg.TEST.EVAL_PERIOD
+        found: dict[str, Predictions] = {}
         built: list[HookBase] = [
             ValidationLoss(period, model, lambda: build_validation_loader(cfg)),
-            self.build_eval_hook(model),
+            self.build_eval_hook(model, found),
         ]
         if comm.is_main_process():
             prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
             built.append(BestCheckpointer(period, self.checkpointer, f"{prefix}bbox/AP", file_prefix=BEST))
-        return [*built, SecondStage(cfg, self.build_detector(cfg, model))]
+        return [*built, SecondStage(cfg, self.build_detector(cfg, model), found)]
 
-    def build_eval_hook(self, model: nn.Module) -> HookBase:
-        """Metrics of ``model`` every ``TEST.EVAL_PERIOD``, by one version of each image whatever ``TEST.AUG`` says."""
+    def build_eval_hook(self, model: nn.Module, found: dict[str, Predictions] | None = None) -> HookBase:
+        """Metrics of ``model`` every ``TEST.EVAL_PERIOD``, by one version of each image whatever ``TEST.AUG`` says.
+
+        What the last evaluation finds goes into ``found``, by dataset, if it is all that ``TEST.AUG`` would find.
+        """
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.TEST.AUG.ENABLED = False  # many versions would take too long so often
 
         def test() -> dict[str, Any]:
+            evaluators = None
+            if found is not None and self.iter >= self.max_iter and not self.cfg.TEST.AUG.ENABLED:
+                found.update({name: Predictions() for name in cfg.DATASETS.TEST})
+                evaluators = [DatasetEvaluators([found[name], self.build_evaluator(cfg, name)]) for name in found]
             # Under this name Detectron2 compares it with TEST.EXPECTED_RESULTS.
-            self._last_eval_results = self.test(cfg, self.build_detector(cfg, model))
+            self._last_eval_results = self.test(cfg, self.build_detector(cfg, model), evaluators)
             return self._last_eval_results
 
         return Evaluation(cfg.TEST.EVAL_PERIOD, test)

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 from conftest import write_idd
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from torch import nn, tensor
 
 from implantdet.assembly.assembler import PartAssembler
-from implantdet.engine.second_stage import ASSEMBLER, SecondStage, _Predictions, fit_assembler, load_assembler
+from implantdet.engine.second_stage import ASSEMBLER, Predictions, SecondStage, fit_assembler, load_assembler
 from implantdet.engine.trainer import Trainer
 
 SHORT = ("SOLVER.MAX_EPOCHS", "0.1", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.MASK_ON", "False")
@@ -49,7 +50,7 @@ def test_every_process_calibrates_with_the_predictions_of_all(monkeypatch):
     def found(k):
         return Instances((9, 9), pred_boxes=Boxes(tensor([[0.0, 0.0, k, k]])), scores=tensor([0.5]), pred_masks=[None])
 
-    collectors = [_Predictions(), _Predictions()]
+    collectors = [Predictions(), Predictions()]
     for k in range(1, 6):
         instances = found(k)
         instances.pred_classes = tensor([k])
@@ -89,6 +90,28 @@ def test_a_training_ends_with_implants(cfg, tmp_path):
         Trainer.evaluate(again)
     train(cfg, resume=True)  # as the message says
     assert {name: (out / name).read_bytes() for name in kept} == kept
+
+
+def test_the_evaluation_at_the_end_of_a_training_serves_the_calibration_too(cfg, monkeypatch):
+    asked = []
+
+    def ask(model, loader, collector):
+        asked.append(collector)
+        return inference_on_dataset(model, loader, collector)
+
+    monkeypatch.setattr("implantdet.engine.second_stage.inference_on_dataset", ask)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(False)
+    trainer.train()
+    assert not asked
+    path = Path(cfg.OUTPUT_DIR) / ASSEMBLER
+    learned = path.read_text(encoding="utf-8")
+    hook = SecondStage(cfg, trainer.checkpointer.model)
+    hook.trainer = trainer
+    hook.before_train()
+    hook.after_train()
+    assert len(asked) == 1
+    assert path.read_text(encoding="utf-8") == learned
 
 
 def test_a_training_without_evaluation_gets_its_assembler_afterwards(cfg):

@@ -87,7 +87,7 @@ def test_averaged_weights_are_what_is_evaluated(tiny_cfg, monkeypatch):
     cfg = tiny_cfg(*TWO_EPOCHS, "SOLVER.EMA_DECAY", "0.9")
     evaluated = []
 
-    def record(cfg, model):
+    def record(cfg, model, evaluators=None):
         evaluated.append({key: value.clone() for key, value in model.state_dict().items()})
         return {"bbox": {"AP": 50.0}}
 
