@@ -1,12 +1,10 @@
-"""The best detector of parts that a CPU gives in its time, both stages on the test patients, and where it fails.
+"""A finished detector of parts looked at closely: kinds of radiographs, axes, both stages, and where it fails.
 
-    python benchmarks/best_detector.py [--work DIR] [--images N] [--passes P] [--processes J] [--config FILE]
-                                       [KEY VALUE …]
-    python benchmarks/best_detector.py --smoke
+    python benchmarks/best_detector.py RUN DATA
 
-It is trained on the training images of fold 0 for P image passes; its second stage is calibrated on the validation
-fold. Pictures of the test images on which it fails worst go to WORK/worst. An interrupted run goes on when it is
-started again with the same --work.
+RUN: OUTPUT_DIR of a training on fold 0 of the phantom in DATA that ended with its second stage, as of implant_road.py
+(WORK/parts_mde_seed0 and WORK/phantom). What it detected on the test patients is assembled anew; nothing is trained.
+Writes ``results/best_detector.json``, the test images on which it fails worst, and implants as they were assembled.
 """
 
 from __future__ import annotations
@@ -16,23 +14,27 @@ import json
 import math
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import head_runs as runs
-from _record import RESULTS
-from _resumed import commit_of, train_once
+import yaml
+from _record import RESULTS, write_result
+from _resumed import commit_of
 from head_curve import subset
-from implant_road import of_dataset, tables
+from implant_road import ASSEMBLED, assembled_anew, tables
 from PIL import Image
 
-from implantdet.data.idd import load_idd
+from implantdet.data.idd import load_idd, write_json
 from implantdet.evaluation.coco_evaluator import without_nan
 from implantdet.evaluation.coco_metrics import coco_metrics
 from implantdet.report.draw import draw_dataset
 
 WORST = 32
-COLUMN = 800  # width of a picture on the sheet, in pixels
+TYPICAL = 6  # evenly spaced in the order of their errors
+OF_THE_RUN = ("DATASETS.", "MODEL.WEIGHTS", "SEED", *(f"SOLVER.{key}_EPOCHS" for key in ("MAX", "WARMUP", "EVAL")))
+COLUMN = 700  # width of a picture on the sheet, in pixels
 
 
 def worst_images(truth: dict[str, Any], found: list[dict[str, Any]], number: int) -> list[int]:
@@ -48,14 +50,15 @@ def worst_images(truth: dict[str, Any], found: list[dict[str, Any]], number: int
     return sorted(scores, key=lambda image_id: scores[image_id])[:number]
 
 
-def write_sheet(pictures: list[Path], path: Path) -> None:
+def write_sheet(pictures: Sequence[Path], path: Path) -> None:
     """Tile pictures in two columns, row by row."""
     images = [Image.open(picture).convert("RGB") for picture in pictures]
-    height = max(image.height * COLUMN // image.width for image in images)
-    sheet = Image.new("RGB", (2 * COLUMN, height * math.ceil(len(images) / 2)))
-    for place, image in enumerate(images):
-        smaller = image.resize((COLUMN, image.height * COLUMN // image.width), Image.Resampling.LANCZOS)
-        sheet.paste(smaller, (place % 2 * COLUMN, place // 2 * height))
+    heights = [image.height * COLUMN // image.width for image in images]
+    rows = [max(heights[first : first + 2]) for first in range(0, len(images), 2)]
+    sheet = Image.new("RGB", (2 * COLUMN, sum(rows)))
+    for place, (image, height) in enumerate(zip(images, heights, strict=True)):
+        smaller = image.resize((COLUMN, height), Image.Resampling.LANCZOS)
+        sheet.paste(smaller, (place % 2 * COLUMN, sum(rows[: place // 2])))
     sheet.save(path, quality=80)
 
 
@@ -88,71 +91,67 @@ def hours(run: Path) -> float:
     return sum(step["time"] for step in steps) / len(steps) * last / 3600
 
 
-def pretraining_hours(options: list[str]) -> float | None:
-    """How long the weights that the training starts with were trained; None where nobody knows."""
-    given = dict(zip(options[::2], options[1::2], strict=True)).get("MODEL.WEIGHTS", "")
-    run = Path(given).parent
-    return hours(run) if (run / "metrics.json").is_file() else None
+def draw_worst(data: Path, run: Path, worst: Sequence[int]) -> None:
+    """The test images of these ids with their annotations and detections, in this order."""
+    for name in ("worst", "worst_data"):  # of a look before this one
+        shutil.rmtree(run / name, ignore_errors=True)
+    drawn, found = subset(data, run / "worst_data", test=list(worst)), run / f"{data.name}_test"
+    found /= "coco_instances_results.json"
+    pictures = draw_dataset(drawn, run / "worst", found, part="test", min_score=0.3)
+    pictures.sort(key=lambda path: worst.index(int(path.name.partition("_")[0])))
+    write_sheet(pictures, RESULTS / "best_detector_worst.jpg")
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train what is missing, evaluate, and draw the worst."""
-    data = runs.make_phantom(arguments.work / "phantom", arguments.images)
-    num_train, run = runs.num_train(data), arguments.work / "final"
-    epochs = arguments.passes / num_train
-    options = (
-        *of_dataset(data, "val_fold0"),
-        *runs.lengths(epochs, num_checkpoints=1),
-        *("MODEL.MASK_ON", False, "SEED", 0, *arguments.options),
-    )
-    flags = ("--resume", "--num-gpus", arguments.processes)
-    train_once(run, arguments.config, options, *flags)
-    tested = run / f"{data.name}_test"
-    results = json.loads((tested / "results.json").read_text(encoding="utf-8"))
-    truth, found = runs.ground_truth(data, "test"), runs.detections(tested)
+def draw_typical(data: Path, run: Path) -> list[int]:
+    """The paper's figure 5: assembled implants beside the truth, from the smallest error to the largest."""
+    content = json.loads((run / ASSEMBLED / "implants.json").read_text(encoding="utf-8"))
+    images = sorted(content["images"], key=lambda image: image["error"])
+    chosen = [images[math.floor((place + 0.5) / TYPICAL * len(images))] for place in range(TYPICAL)]
+    write_json(run / "typical.json", content | {"images": chosen})
+    shutil.rmtree(run / "typical", ignore_errors=True)
+    pictures = draw_dataset(data, run / "typical", implants=run / "typical.json", worst=TYPICAL)
+    write_sheet(pictures[::-1], RESULTS / "best_detector_implants.jpg")
+    return [image["image_id"] for image in chosen]
+
+
+def measure(run: Path, data: Path) -> dict[str, Any]:
+    """Evaluate and draw."""
+    cfg = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config, *options = json.loads((run / "options.json").read_text(encoding="utf-8"))
+    pairs = zip(options[::2], options[1::2], strict=True)
+    results = assembled_anew(data, run)
+    truth, found = runs.ground_truth(data, "test"), runs.detections(run / f"{data.name}_test")
     worst = worst_images(truth, found, WORST)
-    for name in ("worst", "worst_data"):  # of an evaluation before this one
-        shutil.rmtree(arguments.work / name, ignore_errors=True)
-    drawn = subset(data, arguments.work / "worst_data", test=worst)
-    pictures = draw_dataset(
-        drawn, arguments.work / "worst", tested / "coco_instances_results.json", part="test", min_score=0.3
-    )
-    if not arguments.smoke:
-        rank = {image_id: place for place, image_id in enumerate(worst)}
-        pictures.sort(key=lambda path: rank[int(path.name.partition("_")[0])])
-        write_sheet(pictures, RESULTS / "best_detector_worst.jpg")
+    draw_worst(data, run, worst)
+    before = Path(cfg["MODEL"]["WEIGHTS"]).parent
+    images = load_idd(data)["images"]
     return {
-        "num_images": arguments.images,
-        "num_train": num_train,
-        "image_passes": arguments.passes,
-        "processes": arguments.processes,
+        "num_images": len(images),
+        "num_train": runs.num_train(data),
+        "image_passes": cfg["SOLVER"]["MAX_ITER"] * cfg["SOLVER"]["IMS_PER_BATCH"],
         "training_hours": hours(run),
-        "pretraining_hours": pretraining_hours(arguments.options),
+        "pretraining_hours": hours(before) if (before / "metrics.json").is_file() else None,
         "training_commit": commit_of(run),
-        "config": arguments.config,
-        "options": arguments.options,
+        "config": config,
+        "options": [text for key, value in pairs if not key.startswith(OF_THE_RUN) for text in (key, value)],
         "metrics": without_nan(runs.metrics(truth, found)),
         "all": without_nan(coco_metrics(truth, found)),
         "by_modality": by_modality(data, truth, found),
         "axes": runs.axis_accuracy(truth, found),
         "implants": tables("parts", results),
         "worst_image_ids": worst,
-        "worst_modalities": Counter(image["modality"] for image in load_idd(drawn)["images"] if image["id"] in worst),
+        "worst_modalities": Counter(image["modality"] for image in images if image["id"] in worst),
+        "typical_image_ids": draw_typical(data, run),
     }
 
 
 def main() -> None:
-    """Train what is missing, then write ``results/best_detector.json``."""
+    """Look at a run, then write ``results/best_detector.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("output/best_detector"), help="data and run")
-    parser.add_argument("--images", type=int, default=5572, help="size of the phantom")
-    parser.add_argument("--passes", type=int, default=36000, help="images that the detector sees")
-    parser.add_argument("--processes", type=int, default=2, help="of the training, on the CPU")
-    parser.add_argument("--config", default="configs/idd_tiny.yaml")
-    parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of the training")
-    smoke = {"passes": 24, "processes": 1, "config": runs.CONFIG, "options": [*runs.SMOKE, *runs.HEAD]}
-    runs.report("best_detector", parser.parse_args(), measure, **smoke)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("data", type=Path, metavar="DATA")
+    args = parser.parse_args()
+    write_result("best_detector", measure(args.run, args.data))
 
 
 if __name__ == "__main__":

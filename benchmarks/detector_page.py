@@ -8,7 +8,7 @@ from __future__ import annotations
 from statistics import mean, stdev
 from typing import Any
 
-from _page import EARLIER_PHANTOM, RESULTS, read, source, table, write_page
+from _page import EARLIER_PHANTOM, RESULTS, read, short, source, table, write_page
 
 SIZES = {"APs": "below 32² pixels", "APm": "32² to 96²", "APl": "above"}
 KINDS = ("periapical", "panoramic")
@@ -165,9 +165,9 @@ def best_section() -> list[str]:
     return [
         "## The best that a CPU has trained",
         f"[`{result['config']}`](../{result['config']}){options}, {result['image_passes']} crops out of "
-        f"{result['num_train']} radiographs in {result['training_hours']:.1f} hours with {result['processes']} "
-        f"processes{f', after {before:.1f} hours of pre-training with one' if before else ''}, at commit "
-        f"{result['training_commit'][:9]}; one seed. Evaluated on the test patients; `implants` "
+        f"{result['num_train']} radiographs in {result['training_hours']:.1f} hours on one core"
+        f"{f', after {before:.1f} hours of pre-training' if before else ''}, at commit "
+        f"{short(result['training_commit'])}; one seed. Evaluated on the test patients; `implants` "
         f"are the detector's own boxes of whole implants.{kept}",
         table(rows, ["", *METRICS.values()]),
         "Implants before and after the second stage:",
@@ -195,8 +195,6 @@ def worst_told(result: dict[str, Any]) -> str:
     """What the sheet of the worst images shows."""
     number = len(result["worst_image_ids"])
     told = "left: what is there; right: what was found with a score of 30 % or more"
-    if "worst_modalities" not in result:
-        return f"The first eight of the {number} images with the lowest AP50 of their own ({told})."
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result["worst_modalities"].items()))
     return f"The {number} images with the lowest AP50 of their own, {kinds} ({told})."
 

@@ -3,8 +3,8 @@
     python benchmarks/head_inference.py RUN DATA [--images N] [--slow-images M]
     python benchmarks/head_inference.py --smoke
 
-RUN: OUTPUT_DIR of a detector that was trained on fold 0 of the phantom in DATA (best_detector.py's WORK/final and
-WORK/phantom). The same weights are evaluated on the first N validation images with one step after the other, each
+RUN: OUTPUT_DIR of a detector that was trained on fold 0 of the phantom in DATA (implant_road.py's WORK/parts_mde_seed0
+and WORK/phantom). The same weights are evaluated on the first N validation images with one step after the other, each
 added to those before it; test-time augmentation, which takes as many times as long as it has versions, on the first M
 of them, beside what there is without it. What is finished in RUN is not done again.
 """

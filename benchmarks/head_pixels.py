@@ -4,7 +4,7 @@
     python benchmarks/head_pixels.py --smoke
 
 RUN: OUTPUT_DIR of a detector of configs/idd_tiny.yaml with INPUT.PANORAMIC_ZOOM 1, trained on fold 0 of the phantom in
-DATA (best_detector.py's WORK/final and WORK/phantom). N test images of each kind are evaluated at every size of their
+DATA (such as implant_road.py's). N test images of each kind are evaluated at every size of their
 shorter edge, and with what all sizes find united (TEST.AUG). Then the same after the detector was trained on for P
 crops of all scales, which show a radiograph as it is at the smallest of the sizes or larger. What is finished in RUN is
 not done again.

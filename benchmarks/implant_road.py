@@ -10,9 +10,9 @@ how well does `fit` tell them from known ones, if the list of product lines does
 
 --size tiny (configs/idd_tiny.yaml) is for CPUs and pre-trains as mim_comparison.py does, whose folders may therefore
 lie in --work as pretrain_<init>_seed<seed>; base (ViT-B, 416 px) takes the configs as they are. What is finished in
---work is not trained again, but its detections are assembled anew; what was interrupted goes on. A training whose
-results are under results/ already, of the same settings, is not run at all: so one machine can add seeds, or rows, to
-what another has measured.
+--work is not trained again, but its detections are assembled anew; what was interrupted goes on. Only a training whose
+results are under results/ already, of the same settings, is not looked at: so one machine can add seeds, or rows, to
+what another has measured. To assemble it anew, too, remove its file there.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from tqdm import tqdm
 from implantdet.assembly import ranking, ranking_calibration
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.known import known_implants, scale_of
+from implantdet.data.groups import patient_groups
 from implantdet.data.register import register_idd
 from implantdet.evaluation.coco_evaluator import COCOEvaluator
 from implantdet.evaluation.implant_evaluator import ImplantEvaluator
@@ -55,6 +56,7 @@ from implantdet.phantom.lines import ProductLine, default_lines
 INITS = {"random": None, "mae": "pretrain_mae", "mde": "pretrain_mde"}
 KINDS = ("parts", "systems")
 UNSEEN_SYSTEM = "other"
+ASSEMBLED = "assembled"  # folder in a run
 Options = tuple[object, ...]
 DETECT: dict[str, tuple[str, Options]] = {
     "base": ("configs/idd_{init}.yaml", ()),
@@ -112,16 +114,18 @@ def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: i
 
 
 def assembled_anew(data: Path, run: Path) -> dict[str, Any]:
-    """Results on the test patients with the assembly as it is now: detections stay, and the second stage is cheap."""
+    """Results on the test patients with the assembly as it is now: detections stay, and the second stage is cheap.
+
+    Images per second stay, too. All files of an evaluation are written to the folder ``ASSEMBLED`` of the run.
+    """
     folder = run / f"{data.name}_test"
     assembler = fitted(data, default_lines()).calibrate(*found_in(runs.dataset_name(data, "val_fold0"), run))
     name = runs.dataset_name(data, "test")
-    with tempfile.TemporaryDirectory() as out:
-        evaluator = ImplantEvaluator(COCOEvaluator(name, out), assembler)
-        for record, instances in zip(*found_in(name, folder), strict=True):
-            evaluator.process([record], [{"instances": instances}])
-        evaluator.evaluate()
-        results = read(Path(out) / "results.json")
+    evaluator = ImplantEvaluator(COCOEvaluator(name, run / ASSEMBLED), assembler)
+    for record, instances in zip(*found_in(name, folder), strict=True):
+        evaluator.process([record], [{"instances": instances}])
+    evaluator.evaluate()
+    results = read(run / ASSEMBLED / "results.json")
     for stage in ("stage1", "stage2"):
         results["implants"][stage]["fps"] = read(folder / "results.json")["implants"][stage]["fps"]
     return results
@@ -155,14 +159,19 @@ def tables(kind: str, results: dict[str, Any]) -> dict[str, Any]:
     return {"parts": part_metrics(per_class, [name for name in per_class if name.count(".") == 2]), **told}
 
 
-def matched_of(assembler: PartAssembler, records: Sequence[dict[str, Any]], found: Sequence[Instances]) -> Matched:
-    """Every implant that is there and was found."""
-    matched = []
-    for record, instances in zip(tqdm(records, desc="assembling"), found, strict=True):
+def matched_of(
+    assembler: PartAssembler, records: Sequence[dict[str, Any]], found: Sequence[Instances]
+) -> tuple[Matched, list[int]]:
+    """Every implant that is there and was found, and the number of its patient."""
+    matched, patients = [], []
+    groups = patient_groups(records)
+    for record, instances, group in zip(tqdm(records, desc="assembling"), found, groups, strict=True):
         truth = tuple(known_implants(record, assembler.meanings))
         size = (record["width"], record["height"])
-        matched += ImageOutcome(record["image_id"], size, assembler.explain(instances, scale_of(record)), truth).matched
-    return matched
+        outcome = ImageOutcome(record["image_id"], size, assembler.explain(instances, scale_of(record)), truth)
+        matched += outcome.matched
+        patients += [group] * len(outcome.matched)
+    return matched, patients
 
 
 def found_in(name: str, folder: Path) -> tuple[list[dict[str, Any]], list[Instances]]:
@@ -188,10 +197,10 @@ def plain_sets(data: Path, run: Path) -> dict[str, float]:
     plain = [patch.object(module, "strangeness", improbability) for module in (ranking, ranking_calibration)]
     with plain[0], plain[1]:
         assembler.calibrate(*found_in(runs.dataset_name(data, "val_fold0"), run))
-        matched = matched_of(assembler, *found_in(runs.dataset_name(data, "test"), run / f"{data.name}_test"))
+        matched, patients = matched_of(assembler, *found_in(runs.dataset_name(data, "test"), run / f"{data.name}_test"))
     sets = [implant.ranking.system_set for implant, _ in matched if implant.ranking]
     return {
-        "coverage": ranking_metrics(matched)["systems"]["coverage"],
+        "coverage": ranking_metrics(matched, patients)["systems"]["coverage"],
         "empty": float(np.mean([not names for names in sets])) if sets else float("nan"),
     }
 
@@ -213,7 +222,7 @@ def unseen_makers(args: argparse.Namespace, data: Path, run: Path) -> dict[str, 
     assembler = fitted(data, [line for line in default_lines() if line.system != UNSEEN_SYSTEM])
     assembler.calibrate(*found_in(runs.dataset_name(data, "val_fold0"), run))
     groups = [
-        [implant.ranking for implant, _ in matched_of(assembler, *found_in(name, folder)) if implant.ranking]
+        [implant.ranking for implant, _ in matched_of(assembler, *found_in(name, folder))[0] if implant.ranking]
         for name, folder in (
             (runs.dataset_name(data, "test"), run / f"{data.name}_test"),
             (runs.dataset_name(unseen, "train_fold0"), out),
@@ -311,6 +320,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of the detectors")
     args = parser.parse_args()
+    if refused := [str(option) for option in args.options if str(option).startswith(("ASSEMBLY.", "TEST.AUG."))]:
+        parser.error(f"{', '.join(refused)}: detections are assembled anew by the defaults, and without versions")
     if args.smoke:
         with tempfile.TemporaryDirectory() as folder:
             args.work, args.size, args.images, args.unseen_images = Path(folder), "smoke", 60, 40

@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from _page import EARLIER_PHANTOM, RESULTS, read, short, source, table, write_page
+from _page import RESULTS, read, short, source, table, write_page
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -31,7 +31,6 @@ LABELS = {
     "supervised": "supervised (ImageNet)",
     "mae": "MAE",
     "mde": "MDE",
-    "best": "the best detector",
 }
 Runs = dict[str, dict[str, Any]]  # seed → results
 
@@ -121,11 +120,6 @@ def road_sections() -> list[list[str]]:
         "**These are numbers on synthetic radiographs; the paper's are on real ones.** They stand side by side to show "
         "what each row means, not which is better. What the paper has and this page has not was not run yet.",
     ]
-    if older := older_assembly(parts):
-        intro.append(
-            f"{' and '.join(older)}: detector and assembly were older than the commit below, which is that of the "
-            "report; how long the pre-training was, no file tells."
-        )
     for init, by_seed in pretrainings.items():
         for seed, mim in by_seed.items():
             if mim["TARGET"] == "encoder":
@@ -138,11 +132,15 @@ def road_sections() -> list[list[str]]:
         for init, runs in of_kind.items()
         for seed in runs
     }
-    intro.append(f"Detectors were trained at {', '.join(sorted(commits))}; what they detect was assembled as below.")
+    intro.append(
+        f"Detectors were trained at {', '.join(sorted(commits))}; what they detect was assembled as below. "
+        "Images per second are those at the end of the training."
+    )
     return [
         intro,
         init_tables(alone, parts),
         stages_table(alone, parts),
+        figure_5(),
         trust_section(result, parts),
         [source(result, "implant_road")],
     ]
@@ -192,10 +190,9 @@ def stages_table(alone: dict[str, Runs], parts: dict[str, Runs]) -> list[str]:
     stages = {"stage1": "whole-implant detections", "stage2": "assembled from parts"}
     kinds = {"by_system": "by system", "any_system": "any system"}
     columns = ("AP", "AP50", "AP75")
-    best = read("best_detector")["implants"]
     rows = []
-    for init, runs in {**parts, "best": {"0": best}}.items():
-        told_by = "[0](results/best_detector.json)" if init == "best" else files("parts", init, runs)
+    for init, runs in parts.items():
+        told_by = files("parts", init, runs)
         for stage, title in stages.items():
             figures = [over_seeds(runs, picker(stage, kind, key)) for kind in kinds for key in columns]
             rows.append([LABELS[init], title, *figures, over_seeds(runs, picker(stage, "fps")), told_by])
@@ -222,21 +219,22 @@ def stages_table(alone: dict[str, Runs], parts: dict[str, Runs]) -> list[str]:
     headers = ["init", "", *(f"{kind} {key}" for kind in kinds.values() for key in columns)]
     return [
         "**Table 5**, implants after stage 1 (the detector's own boxes of whole implants) and after stage 2; images "
-        "per second of one process. The paper has this table, but its text repeats none of the values. Below, "
-        f"[the best detector](detector.md#the-best-that-a-cpu-has-trained), {other_training()}; its images per second "
-        "are of another machine:",
+        "per second of one process. The paper has this table, but its text repeats none of the values:",
         table(rows, [*headers, "images/s", "files by seed"]),
         "![AP of both stages at every IoU threshold](results/implant_road.png)",
     ]
 
 
-def other_training() -> str:
-    """What sets the best detector apart, beside its config."""
-    best = read("best_detector")
-    return (
-        f"which was trained with {best['image_passes']} crops of a phantom of {best['num_images']} radiographs, and "
-        "tested on its test patients"
-    )
+def figure_5() -> list[str]:
+    """Assembled implants beside the truth."""
+    result = read("best_detector")
+    return [
+        f"**Figure 5**: of the test images in the order of their errors {len(result['typical_image_ids'])}, evenly "
+        "spaced, the best first. Left: what is there; right: what MDE's detector found with a score of 50 % or more, as "
+        "assembled.",
+        "![Assembled implants](results/best_detector_implants.jpg)",
+        source(result, "best_detector"),
+    ]
 
 
 def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
@@ -255,37 +253,21 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
         ("**coverage of the 90 % sets of product lines**", ("lines", "coverage")),
         ("mean size of these sets", ("lines", "mean_size")),
     ]
-    parts = parts | {"best": {"0": read("best_detector")["implants"]}}
     rows = [[label, *(over_seeds(runs, picker(*path), 3) for runs in parts.values())] for label, path in figures]
     rows[4:4] = rows_by_system(parts)
     rows += rows_of_sets(parts)
     paragraphs = [
         "## How far to trust it",
-        "On the test patients, with the detections of the models of table 4, and of "
-        f"[the best detector](detector.md#the-best-that-a-cpu-has-trained), {other_training()}:",
+        "On the test patients, with the detections of the models of table 4:",
         table(rows, ["", *(LABELS[init] for init in parts)]),
         "\\* of found implants with a score from 0.5 on: the share of a system's that are named so, and the mean of "
         "these shares.",
     ]
-    if older := older_assembly(parts):
-        paragraphs.append(
-            f"The columns {' and '.join(older)} were measured with an earlier assembly: its sets were calibrated for "
-            "all systems together, it weighed scores otherwise, and inferred thirds of implants of any score counted."
-        )
-    if any("num_judged" not in results["inferred"] for runs in parts.values() for results in runs.values()):
-        paragraphs.append(
-            "At commits older than 7a60b1e, inferred thirds that nobody could judge, as their third is not annotated, "
-            "counted as wrong, and sets and `unknown` were calibrated by implants, though those of a patient are alike."
-        )
-    systems, lines = (parts["best"]["0"][kind] for kind in ("systems", "lines"))
-    if systems["coverage"] > systems["top1"] > 0.9:  # no set of one can hold the truth less often
-        paragraphs.append(
-            "The best detector's sets of systems hold the truth more often than in 90 % of the cases: none is ever "
-            f"empty, and the most probable system alone is right in {100 * systems['top1']:.1f} %. The row *were the "
-            "most probable system not in every set* shows that nothing else lifts them: there the same procedure has "
-            "empty sets. The most probable product line alone is right in "
-            f"{100 * lines['top1']:.1f} %."
-        )
+    paragraphs.append(
+        "In coverages patients count alike, as they do in what the sets promise. Sets of systems hold the truth more "
+        "often than in 90 % of the cases: none is ever empty, and the most probable system alone is right more often. "
+        "*Were the most probable system not in every set* is what the same procedure gives without that rule."
+    )
     unseen = result.get("unseen_makers")
     if unseen:
         paragraphs.append(
@@ -294,20 +276,12 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
             f"{unseen['num_unseen']} found implants) against {unseen['num_known']} known ones of the test patients: "
             f"AUROC of `fit` **{unseen['auroc_of_fit']:.3f}**; called `unknown` are "
             f"{100 * unseen['unseen_called_unknown']:.0f} % of the unseen and "
-            f"{100 * unseen['known_called_unknown']:.0f} % of the known ones. At commits older "
-            "than 644e308 (26 November 2026) `fit` went by the confusions of the best reading of every axis, and at "
-            "those older than 7a60b1e `unknown` was calibrated by implants. " + without_fit(unseen)
+            f"{100 * unseen['known_called_unknown']:.0f} % of the known ones. Of "
+            f"{100 * unseen['unseen_without_fit']:.1f} % of the unseen and "
+            f"{100 * unseen['known_without_fit']:.1f} % of the known ones no axis was read; they have no `fit`, are not "
+            "called `unknown`, and do not count in the AUROC."
         )
     return paragraphs
-
-
-def older_assembly(parts: dict[str, Runs]) -> list[str]:
-    """The inits that were measured before sets were calibrated system by system."""
-    return [
-        LABELS[init]
-        for init, runs in parts.items()
-        if any("coverage_of" not in results["systems"] for results in runs.values())
-    ]
 
 
 def rows_by_system(parts: dict[str, Runs]) -> list[list[str]]:
@@ -338,22 +312,10 @@ def recall_by_system(results: dict[str, Any]) -> dict[str, float]:
     return {system: float(right / found) for system, right, found in named if found}
 
 
-def without_fit(unseen: dict[str, Any]) -> str:
-    """Of how many implants no design was read."""
-    if "known_without_fit" not in unseen:
-        return (
-            "This was measured with an earlier definition of `fit`, by which more readings made an implant fit worse."
-        )
-    return (
-        f"Of {100 * unseen['unseen_without_fit']:.1f} % of the unseen and {100 * unseen['known_without_fit']:.1f} % of "
-        "the known ones no axis was read; they have no `fit`, are not called `unknown`, and do not count in the AUROC."
-    )
-
-
 def main() -> None:
     """Write the page."""
     sections = [grouping_section(), speed_section(), *road_sections()]
-    write_page("implants", "From parts to implants, measured", sections, EARLIER_PHANTOM)
+    write_page("implants", "From parts to implants, measured", sections)
 
 
 if __name__ == "__main__":

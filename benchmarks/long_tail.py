@@ -5,7 +5,7 @@
     python benchmarks/long_tail.py --smoke
 
 RUN: OUTPUT_DIR of a detector of configs/idd_tiny.yaml with MODEL.ROI_HEADS.NAME ImplantROIHeads, trained on the
-training images of fold 0 of the same phantom (best_detector.py's WORK/final). It is trained on for P image passes with
+training images of fold 0 of the same phantom (such as implant_road.py's). It is trained on for P image passes with
 each loss, and evaluated on images of the validation part.
 An interrupted run goes on when it is started again with the same --work.
 """

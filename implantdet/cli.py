@@ -47,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[:1] == [name]:
             import_module(module).add_arguments(command)
     args = parser.parse_args(argv)
-    if threading.current_thread() is threading.main_thread():  # nobody else may say what a signal does
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is finished is kept, as after Ctrl-C
+    is_main_thread = threading.current_thread() is threading.main_thread()  # others may set no handlers
+    if is_main_thread:
+        handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         import_module(COMMANDS[args.command][0]).run(args)
     except DataError as error:
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"implantdet {args.command}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        if is_main_thread:
+            signal.signal(signal.SIGTERM, handler)
     return 0
 
 

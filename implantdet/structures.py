@@ -89,7 +89,7 @@ class Part:
 
     @property
     def inferred(self) -> bool:
-        """Whether the part was predicted from its neighbours instead of detected."""
+        """Whether the part was predicted instead of detected."""
         return self.box_std is not None
 
 

@@ -178,8 +178,10 @@ def test_an_interruption_is_no_traceback(monkeypatch, tmp_path, capsys, stopped_
     def interrupt(args):
         signal.raise_signal(stopped_by)
 
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("implantdet.data.command_stats.run", interrupt)
     assert run("stats", tmp_path) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err == "implantdet stats: interrupted\n"
 
 

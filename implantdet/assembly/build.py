@@ -11,10 +11,11 @@ from implantdet.assembly.candidates import WHOLE
 from implantdet.assembly.completion import WHOLE_ALONE, ThirdRegression, complete
 from implantdet.assembly.geometry import Array, Indices, centres, oriented_size, sizes, unit
 from implantdet.assembly.likelihood import Pattern
-from implantdet.data.edge import EDGE
+from implantdet.data.edge import is_at_frame
 from implantdet.structures import Box, Part, Point
 from implantdet.taxonomy import THIRDS
 
+OUTER: Pattern = (0, 2)
 APART = 0.15  # sides of the whole implant that an outer third lies off its centre, from which the two show a direction
 
 
@@ -125,10 +126,11 @@ def _thirds(
     alike: dict[Pattern, list[tuple[int, Array]]] = {}  # those that miss the same thirds are completed together
     for index, (there, direction) in enumerate(zip(found, senses, strict=True)):
         seen = tuple(slot for slot in there if slot != WHOLE)
-        # Where an implant ends its whole box shows better than its thirds: what is taken for one may span two. Where
-        # the frame cuts a third, those beyond it are not in the whole box.
-        is_cut = any(_at_frame(there[slot].box, image_size) for slot in seen)
-        pattern = WHOLE_ALONE if WHOLE in there and not is_cut else seen
+        # Where an implant ends its whole box shows better than its thirds: what is taken for one may span two. A middle
+        # third ends at its neighbours, and of an implant that the frame cuts the whole box is not all.
+        is_cut = any(is_at_frame(part.box, *image_size) for part in there.values())
+        ends_elsewhere = seen == OUTER or (seen and is_cut)
+        pattern = WHOLE_ALONE if WHOLE in there and not ends_elsewhere else seen
         if direction is not None and len(seen) < len(THIRDS):
             alike.setdefault(pattern, []).append((index, direction))
     for pattern, group in alike.items():
@@ -139,12 +141,6 @@ def _thirds(
                 (x0, y0, x1, y1), (s0, s1, s2, s3) = box, std
                 found[index].setdefault(slot, Part(THIRDS[slot], (x0, y0, x1, y1), 0.0, box_std=(s0, s1, s2, s3)))
     return [tuple(there[slot] for slot in range(WHOLE) if slot in there) for there in found]
-
-
-def _at_frame(box: Box, image_size: tuple[int, int]) -> bool:
-    """Whether a detection reaches the frame of an image of (H, W), and what it shows may be cut there."""
-    x0, y0, x1, y1 = box
-    return min(x0, y0, image_size[1] - x1, image_size[0] - y1) < EDGE
 
 
 def _axes(implants: Sequence[Sequence[Part]], aspects: Array) -> list[tuple[tuple[Point, Point], float]]:

@@ -3,9 +3,9 @@
 A third is predicted in the frame of its implant: the origin at the nearest third that is there, the unit the mean
 length of those that are, the axis from coronal to apical. A ridge regression gives position and length; the width
 follows a spline through the known widths, which the regression corrects (paper section 3.1: predictive models and
-spline interpolation). Where the whole implant was detected, thirds are predicted from its box instead: its centre, a
-third of its length, its width. It learns from known boxes, jittered as detections are, what the annotated box of the
-missing third is, and how far off it is (standard deviations of the edges).
+spline interpolation). From the box of a whole implant, thirds are predicted in its own frame: its centre, a third of
+its length, its width; ``build`` says where. A regression learns from known boxes, jittered as detections are, what the
+annotated box of the missing third is, and how far off it is (standard deviations of the edges).
 """
 
 from __future__ import annotations

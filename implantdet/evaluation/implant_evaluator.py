@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.known import known_implants, scale_of
 from implantdet.assembly.line_table import warn_of_unlisted
+from implantdet.data.groups import patient_groups
 from implantdet.data.idd import read_json, write_json
 from implantdet.evaluation.attribute_metrics import attribute_metrics, axes_of
 from implantdet.evaluation.coco_evaluator import COCOEvaluator, coco_ground_truth, without_nan
@@ -134,10 +135,16 @@ class ImplantEvaluator(DatasetEvaluator):
             for record in records
         ]
 
+    def _patients(self) -> dict[int, int]:
+        """Image id → number of its patient (or source)."""
+        records = DatasetCatalog.get(self._parts.dataset_name)
+        return dict(zip([record["image_id"] for record in records], patient_groups(records), strict=True))
+
     def _metrics(self, outcomes: list[ImageOutcome], found: dict[int, _Found]) -> dict[str, Any]:
         meanings = self._assembler.meanings
         systems = [meaning.value for meaning in meanings if meaning is not None and meaning.slot == SYSTEM]
-        matched = [pair for outcome in outcomes for pair in outcome.matched]
+        matched = [(pair, outcome.image_id) for outcome in outcomes for pair in outcome.matched]
+        pairs, patients = [pair for pair, _ in matched], self._patients()
         seconds = [item.seconds for item in found.values()]
         detector, both = [first for first, _ in seconds], [sum(stages) for stages in seconds]
         boxes = {number: item.whole for number, item in found.items()}
@@ -154,8 +161,8 @@ class ImplantEvaluator(DatasetEvaluator):
             "stage2": implant_metrics(outcomes, boxes, systems) | {"fps": frames_per_second(both)},
             "grouping": exact_grouping(outcomes),
             "inferred": inferred_recall(outcomes),
-            "axes": attribute_metrics(matched, axes_of(meanings)),
-            **ranking_metrics(matched),
+            "axes": attribute_metrics(pairs, axes_of(meanings)),
+            **ranking_metrics(pairs, [patients[image_id] for _, image_id in matched]),
             "system_confusion": system_confusion(outcomes, self._assembler.taxonomy.systems),
         }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from implantdet.assembly.geometry import reading_order
 from implantdet.evaluation.implant_matching import ImageOutcome
-from implantdet.structures import Assembly, Candidate, Implant, Part, Ranking
+from implantdet.structures import Assembly, Candidate, Implant, Part, Ranking, Reading
 
 LISTED = 0.01  # product lines that are less probable are left out
 
@@ -60,8 +60,13 @@ def _part(part: Part) -> dict[str, Any]:
         "box": part.box,
         "score": part.score,
         "box_std": part.box_std,
-        "readings": [{"axis": r.axis, "value": r.value, "score": r.score} for r in part.readings],
+        "readings": _readings(part.readings),
+        "rivals": _readings(part.rivals),
     }
+
+
+def _readings(readings: Sequence[Reading]) -> list[dict[str, Any]]:
+    return [{"axis": reading.axis, "value": reading.value, "score": reading.score} for reading in readings]
 
 
 def _ranking(ranking: Ranking) -> dict[str, Any]:

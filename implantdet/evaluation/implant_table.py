@@ -25,6 +25,7 @@ def implant_table(metrics: dict[str, Any]) -> str:
 
 def _stages(metrics: dict[str, Any]) -> str:
     rows: list[list[Any]] = [["design parts", "", *(metrics["parts"].get(column) for column in COLUMNS), None]]
+    rows.append(["all detections", "", *[None] * (len(COLUMNS) - 1), metrics["detections"]["D-ECE"], None])
     for stage, title in STAGES.items():
         for kind in ("by_system", "any_system"):
             figures = (metrics[stage] or {}).get(kind)
@@ -48,7 +49,9 @@ def _facts(metrics: dict[str, Any]) -> str:
             [f"{name} top-3", figures["top3"], told],
             [f"{name} in its set", figures["coverage"], f"of {figures['mean_size']:.2f} names on average"],
         ]
-    rows += [[f"{name} in its set", share, ""] for name, share in metrics["systems"]["coverage_of"].items()]
+    systems = metrics["systems"]
+    rows.append(["called unknown", systems["unknown"], f"of {systems['num_implants']} found implants"])
+    rows += [[f"{name} in its set", share, ""] for name, share in systems["coverage_of"].items()]
     return tabulate(rows, ["share", "", ""], "pipe", floatfmt=".3f")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
@@ -16,41 +16,60 @@ BACKGROUND = "background"
 Matched = Sequence[tuple[Implant, KnownImplant]]
 
 
-def ranking_metrics(matched: Matched) -> dict[str, dict[str, Any]]:
+def ranking_metrics(matched: Matched, groups: Sequence[Hashable] | None = None) -> dict[str, dict[str, Any]]:
     """Top-1 and top-3 accuracy, and the conformal sets, of systems and product lines.
 
     Args:
         matched: found implants and what they are; those of which the system (or line) is not annotated do not count.
+        groups: of each of them, such as its patient; None: each is one of its own.
 
     Returns:
         ``systems`` and ``lines``, each with ``num_implants``; ``top1`` and ``top3``, where ties count against us;
-        ``coverage`` of the conformal sets, ``coverage_of`` each true name, ``mean_size`` of the sets; ``unknown``, the
-        share that was called unknown. Shares in [0, 1]; NaN of none, or without calibration.
+        ``coverage`` of the conformal sets and ``coverage_of`` each true name, in which groups count alike, as they do
+        in what the sets promise; ``mean_size`` of the sets; ``unknown``, the share that was called unknown. Shares in
+        [0, 1]; NaN of none, or without calibration.
     """
-    ranked = [(implant.ranking, truth) for implant, truth in matched if implant.ranking]
+    of_each = range(len(matched)) if groups is None else groups
+    ranked = [(i.ranking, truth, group) for (i, truth), group in zip(matched, of_each, strict=True) if i.ranking]
     return {
-        "systems": _measure([(r.systems, r.system_set, r.unknown, t.system) for r, t in ranked if t.system]),
-        "lines": _measure([(r.lines, r.line_set, r.unknown, t.product_line) for r, t in ranked if t.product_line]),
+        "systems": _measure([_Case(r.systems, r.system_set, r.unknown, t.system, g) for r, t, g in ranked if t.system]),
+        "lines": _measure(
+            [_Case(r.lines, r.line_set, r.unknown, t.product_line, g) for r, t, g in ranked if t.product_line]
+        ),
     }
 
 
-def _measure(
-    cases: Sequence[tuple[Sequence[Candidate], tuple[str, ...] | None, bool | None, str]],
-) -> dict[str, Any]:
-    places = [place(candidates, truth) for candidates, _, _, truth in cases]
-    sets = [(names, truth) for _, names, _, truth in cases if names is not None]
-    held: dict[str, list[bool]] = {}
-    for names, truth in sets:
-        held.setdefault(truth, []).append(truth in names)
+class _Case(NamedTuple):
+    candidates: Sequence[Candidate]
+    names: tuple[str, ...] | None
+    unknown: bool | None
+    truth: str
+    group: Hashable
+
+
+def _measure(cases: Sequence[_Case]) -> dict[str, Any]:
+    places = [place(case.candidates, case.truth) for case in cases]
+    told = [case for case in cases if case.names is not None]
+    of_name: dict[str, list[_Case]] = {}
+    for case in told:
+        of_name.setdefault(case.truth, []).append(case)
     return {
         "num_implants": len(cases),
         "top1": _mean([found <= 1 for found in places]),
         "top3": _mean([found <= 3 for found in places]),
-        "coverage": _mean([truth in names for names, truth in sets]),
-        "coverage_of": {truth: _mean(each) for truth, each in sorted(held.items())},
-        "mean_size": _mean([len(names) for names, _ in sets]),
-        "unknown": _mean([bool(unknown) for _, _, unknown, _ in cases]),
+        "coverage": _coverage(told),
+        "coverage_of": {truth: _coverage(each) for truth, each in sorted(of_name.items())},
+        "mean_size": _mean([len(case.names or ()) for case in told]),
+        "unknown": _mean([bool(case.unknown) for case in cases]),
     }
+
+
+def _coverage(cases: Sequence[_Case]) -> float:
+    """How often the set of one of a group drawn by chance holds the truth."""
+    held: dict[Hashable, list[bool]] = {}
+    for case in cases:
+        held.setdefault(case.group, []).append(case.truth in (case.names or ()))
+    return _mean([_mean(each) for each in held.values()])
 
 
 def place(candidates: Sequence[Candidate], name: str) -> float:

@@ -21,6 +21,7 @@ from implantdet.report.implant_overlay import draw_implants, sure_enough
 from implantdet.report.overlay import COLUMN, open_panel, save_picture, side_by_side
 
 IMPLANTS = "implants.json"
+SAVED_EVERY = 20  # radiographs
 
 
 def predict_radiographs(
@@ -56,14 +57,23 @@ def predict_radiographs(
     """
     out = Path(out)
     names = _names(images, out, resume)
-    scale_of_all = {"min_score": min_score, "mm_per_pixel": mm_per_pixel, "modality": modality}
-    settings = {"model": str(run_dir), "lines": lines and str(lines), **scale_of_all}
+    settings = {
+        **{"model": str(run_dir), "lines": lines and str(lines)},
+        **{"min_score": min_score, "mm_per_pixel": mm_per_pixel, "modality": modality},
+    }
     written = _written(out / IMPLANTS, settings, names)
     try:
         predictor = ImplantPredictor(run_dir, lines=lines)
     except ValueError as error:
         raise DataError(str(error)) from error
     problems = []
+
+    def save() -> None:
+        if written:
+            in_order = sorted(written, key=lambda image: places[image["picture"]])
+            write_json(out / IMPLANTS, {**settings, "images": in_order})
+
+    places = {f"{name}.png": place for place, name in enumerate(names)}
     is_done = {image["file_name"] for image in written}
     left = [(name, path) for name, path in names.items() if str(path) not in is_done]
     try:
@@ -88,9 +98,10 @@ def predict_radiographs(
             save_picture(picture, out / f"{name}.png")
             taken_as = {"modality": kind, "mm_per_pixel": scale}
             written.append({"file_name": str(path), "picture": f"{name}.png", **taken_as, "implants": implants})
+            if len(written) % SAVED_EVERY == 0:
+                save()  # what nobody can catch, such as a power cut, loses no more than that
     finally:
-        if written:
-            write_json(out / IMPLANTS, {**settings, "images": written})
+        save()
     if problems:
         others = f"; {out} has the other {len(written)}" if written else ""
         raise DataError(f"{len(problems)} of {len(names)} images cannot be used{others}", problems)
@@ -114,8 +125,8 @@ def _written(path: Path, settings: dict[str, Any], names: Mapping[str, Path]) ->
         name = image["picture"].removesuffix(".png")
         if str(names.get(name)) != image["file_name"]:
             raise DataError(
-                f"{path}: has {image['file_name']} as {image['picture']}, which it is not among the images given; "
-                "expected those of the run that is resumed. Give them, or choose another --out"
+                f"{path}: has the picture {image['picture']} of {image['file_name']}, but of the images given none is "
+                "called so; expected those of the run that is resumed. Give them, or choose another --out"
             )
     return images
 

@@ -62,6 +62,19 @@ def test_a_third_beyond_the_frame_is_inferred_there():
     assert found.box == pytest.approx((100, 0, 130, 60), abs=1)
 
 
+def test_a_whole_implant_that_the_frame_cuts_does_not_shorten_its_thirds():
+    parts = [third(1, (100, 15, 130, 45)), third(2, (100, 45, 130, 75)), third(3, (100, 0, 130, 75))]
+    (found,) = built(parts, [[-1, 0, 1, 2]])
+    assert found.parts[0].box == pytest.approx((100, -15, 130, 15), abs=4)
+
+
+def test_a_middle_third_lies_between_its_neighbours_wherever_the_whole_implant_is():
+    parts = [third(0, (100, 100, 130, 130)), third(2, (100, 160, 130, 190)), third(3, (104, 104, 136, 210))]
+    (found,) = built(parts, [[0, -1, 1, 2]])
+    (alone,) = built(parts[:2], [[0, -1, 1, -1]])
+    assert found.parts[1] == alone.parts[1]
+
+
 def test_a_single_third_needs_a_neighbour_for_its_direction():
     lone = third(1, (100, 25, 130, 55))
     (alone,) = built([lone], [[-1, 0, -1, -1]])

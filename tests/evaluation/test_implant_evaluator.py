@@ -14,6 +14,7 @@ from torch import nn
 
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.data.register import register_idd
+from implantdet.evaluation import implant_evaluator
 from implantdet.evaluation.coco_evaluator import COCOEvaluator
 from implantdet.evaluation.implant_evaluator import ImplantEvaluator
 from implantdet.evaluation.stopwatch import TimedModel
@@ -89,6 +90,18 @@ def test_perfect_detections_become_perfect_implants(assembler, tmp_path, caplog)
         "| grouped exactly         |   1.000",
     ):
         assert line in caplog.text
+
+
+def test_implants_of_a_patient_are_one_group(assembler, tmp_path, monkeypatch):
+    records = [record | {"patient_id": f"p{k // 2}"} for k, record in enumerate(DatasetCatalog.get(f"{NAME}_test"))]
+    told = []
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: records)
+    measure = implant_evaluator.ranking_metrics
+    monkeypatch.setattr(implant_evaluator, "ranking_metrics", lambda *args: told.append(args) or measure(*args))
+    evaluate(assembler, tmp_path)
+    ((matched, groups),) = told
+    assert len(matched) == len(groups) == 12
+    assert len(set(groups)) == len({record["patient_id"] for record in records}) < 12
 
 
 def test_implants_can_be_drawn_from_their_file(assembler, tmp_path):

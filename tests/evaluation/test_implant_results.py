@@ -22,6 +22,7 @@ def test_an_implant_survives_json():
     assert [part["third"] for part in read["parts"]] == ["coronal", "middle", "apical"]
     assert [part["box_std"] for part in read["parts"]] == [None, None, [1, 1, 1, 1]]
     assert read["parts"][0]["readings"] == [{"axis": "coronal.level", "value": "bone", "score": 0.9}]
+    assert read["parts"][0]["rivals"] == []
     first = read["ranking"]["systems"][0]
     assert (first["name"], first["probability"], first["rank"]) == ("ITI", 0.9, 1)
     assert first["evidence"][0] == {"axis": "coronal.level", "value": "bone", "score": 0.9, "weight": 1.5}

@@ -8,6 +8,7 @@ RANKED |= {"coverage": 0.9, "coverage_of": {"Bego": 0.875}, "mean_size": 1.25}
 def metrics(stage1):
     return {
         "parts": {"AP": 40.25, "AP50": 70.0, "AP75": 30.0, "AR100": 55.0, "num_categories": 28},
+        "detections": {"D-ECE": 7.25},
         "stage1": stage1,
         "stage2": {"by_system": None, "any_system": COCO | {"AP": 61.5}, "fps": 3.0},
         "grouping": {"exact": 0.96, "num_implants": 25},
@@ -26,13 +27,14 @@ def rows(text):
 def test_both_stages_stand_one_below_the_other():
     table = rows(implant_table(metrics({"by_system": COCO, "any_system": COCO, "fps": 4.0})))
     assert table[2] == ["design parts", "", "40.25", "70.00", "30.00", "", "", "", "55.00", "", ""]
-    assert [row[:3] for row in table[3:6]] == [
+    assert [table[3][column] for column in (0, 2, 9, 10)] == ["all detections", "", "7.25", ""]
+    assert [row[:3] for row in table[4:7]] == [
         ["detected whole", "by system", "50.00"],
         ["detected whole", "any system", "50.00"],
         ["assembled", "any system", "61.50"],  # by system there is nothing
     ]
     assert table[0][-1] == "images/s"
-    assert [row[-1] for row in table[3:6]] == ["4.00", "4.00", "3.00"]
+    assert [row[-1] for row in table[4:7]] == ["4.00", "4.00", "3.00"]
 
 
 def test_shares_axes_and_confusion_are_told():
@@ -44,6 +46,7 @@ def test_shares_axes_and_confusion_are_told():
         ["Bego in its set", "0.875", ""],
         ["system top-1", "0.750", "of 7 found implants"],
         ["product line top-1", "0.125", "of 7 found implants"],
+        ["called unknown", "0.000", "of 7 found implants"],
         ["system in its set", "0.900", "of 1.25 names on average"],
         ["coronal.level", "0.500", "0.250"],
         ["ITI", "6", "1"],

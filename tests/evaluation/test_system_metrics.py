@@ -39,6 +39,14 @@ def test_top_accuracies_sets_and_unknown_by_hand():
     }
 
 
+def test_patients_count_alike_in_the_coverage():
+    right, wrong = (pair(truth, ("ITI", 1.0), system_set=("ITI",)) for truth in ("ITI", "Bego"))
+    result = ranking_metrics([right, right, wrong, right], ["a", "a", "a", "b"])["systems"]
+    assert result["coverage"] == pytest.approx((2 / 3 + 1) / 2)
+    assert result["coverage_of"] == {"Bego": 0, "ITI": 1}
+    assert result["top1"] == pytest.approx(3 / 4)  # of implants
+
+
 def test_product_lines_are_measured_alike():
     lines = (("ITI BL", 0.6), ("ITI TE", 0.3))
     matched = [

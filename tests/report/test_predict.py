@@ -136,27 +136,46 @@ def test_what_is_finished_stays_after_an_interruption(radiographs):
 
 
 def test_an_interrupted_run_goes_on_with_the_radiographs_that_are_left(radiographs):
-    second = radiographs / "a/deep/two.png"
+    first, second = radiographs / "a/deep/a.png", radiographs / "a/deep/two.png"
+    first.write_bytes(b"damaged")
     Image.fromarray(np.full((40, 60), 33, np.uint8)).save(second)
     with pytest.raises(KeyboardInterrupt):
         run(radiographs, radiographs / "a", resume=True)  # which starts where there is nothing to resume
-    Image.fromarray(np.full((40, 60), 200, np.uint8)).save(second)
+    for path in (first, second):
+        Image.fromarray(np.full((40, 60), 200, np.uint8)).save(path)
     looked_at = len(predict.ImplantPredictor.told)
-    assert run(radiographs, radiographs / "a", resume=True) == 2
-    assert len(predict.ImplantPredictor.told) == looked_at + 1
+    assert run(radiographs, radiographs / "a", resume=True) == 3
+    assert len(predict.ImplantPredictor.told) == looked_at + 2
     resumed = written(radiographs)
     (radiographs / "out").rename(radiographs / "resumed")
     run(radiographs, radiographs / "a")
     assert resumed == written(radiographs)  # as if nothing had happened
 
 
+def test_what_was_finished_before_a_power_cut_is_written(radiographs, monkeypatch):
+    monkeypatch.setattr(predict, "SAVED_EVERY", 2)
+    looked_at = predict.ImplantPredictor.told
+    seen = []
+
+    def picture(*_):
+        path = radiographs / "out/implants.json"
+        seen.append(len(json.loads(path.read_text(encoding="utf-8"))["images"]) if path.is_file() else 0)
+        return Image.new("L", (9, 9))
+
+    monkeypatch.setattr(predict, "_picture", picture)
+    for name in ("two", "three", "four"):
+        Image.fromarray(np.full((40, 60), 200, np.uint8)).save(radiographs / f"a/deep/{name}.png")
+    assert run(radiographs, radiographs / "a") == len(looked_at)
+    assert seen == [0, 0, 2, 2]
+
+
 def test_only_the_same_run_is_resumed(radiographs):
     run(radiographs, radiographs / "a")
     with pytest.raises(DataError, match=r"min_score 0\.3, found 0\.5"):
         run(radiographs, radiographs / "a", min_score=0.5, resume=True)
-    with pytest.raises(DataError, match="which it is not among the images"):
+    with pytest.raises(DataError, match="none is called so"):
         run(radiographs, radiographs / "b", resume=True)
-    with pytest.raises(DataError, match="which it is not among the images"):
+    with pytest.raises(DataError, match="none is called so"):
         run(radiographs, radiographs / "a", radiographs / "b", resume=True)  # where its picture has another name
     (radiographs / "out/implants.json").unlink()
     with pytest.raises(DataError, match="or with --resume one"):
