@@ -230,7 +230,7 @@ def figure_5() -> list[str]:
     result = read("best_detector")
     return [
         f"**Figure 5**: of the test images in the order of their errors {len(result['typical_image_ids'])}, evenly "
-        "spaced, the best first. Left: what is there; right: what MDE's detector found with a score of 50 % or more, as "
+        "spaced, the best first. Left: what is there; right: what MDE's detector found (scores from 50 %), as "
         "assembled.",
         "![Assembled implants](results/best_detector_implants.jpg)",
         source(result, "best_detector"),
@@ -278,7 +278,7 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
             f"{100 * unseen['unseen_called_unknown']:.0f} % of the unseen and "
             f"{100 * unseen['known_called_unknown']:.0f} % of the known ones. Of "
             f"{100 * unseen['unseen_without_fit']:.1f} % of the unseen and "
-            f"{100 * unseen['known_without_fit']:.1f} % of the known ones no axis was read; they have no `fit`, are not "
+            f"{100 * unseen['known_without_fit']:.1f} % of the known ones no axis was read: they have no `fit`, are not "
             "called `unknown`, and do not count in the AUROC."
         )
     return paragraphs
