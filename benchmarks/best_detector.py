@@ -83,12 +83,16 @@ def by_modality(data: Path, truth: dict[str, Any], found: list[dict[str, Any]]) 
     return told
 
 
+def steps(run: Path) -> list[dict[str, Any]]:
+    """What a training wrote of every 20th step; times are the median since the last. Iterations count from 1."""
+    lines = (run / "metrics.json").read_text(encoding="utf-8").splitlines()
+    return [line | {"iteration": line["iteration"] + 1} for line in map(json.loads, lines) if "time" in line]
+
+
 def hours(run: Path) -> float:
     """How long the steps of a training took, without evaluations and checkpoints."""
-    lines = (run / "metrics.json").read_text(encoding="utf-8").splitlines()
-    steps = [line for line in map(json.loads, lines) if "time" in line]  # of every 20th step: the median since the last
-    last = steps[-1]["iteration"] + 1
-    return sum(step["time"] for step in steps) / len(steps) * last / 3600
+    told = steps(run)
+    return sum(step["time"] for step in told) / len(told) * told[-1]["iteration"] / 3600
 
 
 def draw_worst(data: Path, run: Path, worst: Sequence[int]) -> None:
@@ -128,7 +132,7 @@ def measure(run: Path, data: Path) -> dict[str, Any]:
     return {
         "num_images": len(images),
         "num_train": runs.num_train(data),
-        "image_passes": cfg["SOLVER"]["MAX_ITER"] * cfg["SOLVER"]["IMS_PER_BATCH"],
+        "image_passes": steps(run)[-1]["iteration"] * cfg["SOLVER"]["IMS_PER_BATCH"],
         "training_hours": hours(run),
         "pretraining_hours": hours(before) if (before / "metrics.json").is_file() else None,
         "training_commit": commit_of(run),

@@ -278,8 +278,8 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
             f"{100 * unseen['unseen_called_unknown']:.0f} % of the unseen and "
             f"{100 * unseen['known_called_unknown']:.0f} % of the known ones. Of "
             f"{100 * unseen['unseen_without_fit']:.1f} % of the unseen and "
-            f"{100 * unseen['known_without_fit']:.1f} % of the known ones no axis was read: they have no `fit`, are not "
-            "called `unknown`, and do not count in the AUROC."
+            f"{100 * unseen['known_without_fit']:.1f} % of the known ones no axis was read: they have no `fit`, are "
+            "not called `unknown`, and do not count in the AUROC."
         )
     return paragraphs
 

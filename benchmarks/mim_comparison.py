@@ -47,7 +47,7 @@ from implantdet.phantom.generate import ARGUMENTS
 INITS: dict[str, tuple[str, tuple[object, ...]]] = {
     "random": ("pretrain_mae", ()),
     "mae": ("pretrain_mae", ()),
-    "mde_paper": ("pretrain_mde_paper", ()),
+    "mde_paper": ("pretrain_mde_paper", ("INPUT.MIN_CROP_AREA", 1.0)),  # whole images, of every size
     "mde": ("pretrain_mde", ()),
     "mae_light_decoder": ("pretrain_mae", ("MODEL.MIM.DECODER_DEPTH", 2)),
     "mde_upper_layers": ("pretrain_mde", ("MODEL.MIM.TARGET_LAYERS", [6, 7, 8, 9, 10, 11])),

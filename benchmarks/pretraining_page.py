@@ -205,6 +205,31 @@ def draw_curve(summary: list[dict[str, Any]], path: Path) -> bool:
     return True
 
 
+def curves_section() -> list[str]:
+    """Losses, and what the collapse guard saw."""
+    result = read("mim_curves")
+    seeds = ", ".join(map(str, sorted({run["seed"] for run in result["runs"]})))
+    return [
+        "## The course of the pre-trainings, and their targets",
+        f"The pre-trainings on `{result['runs'][0]['dataset']}` of seeds {seeds}, a line each. The collapse guard "
+        f"compares the target across images, position by position: {spread_told(result['runs'])}. It stops a run of "
+        "which a tenth is left (`MODEL.MIM.GUARD_FRACTION`).",
+        "![Losses, and spread of the target](results/mim_curves.png)",
+        source(result, "mim_curves"),
+    ]
+
+
+def spread_told(runs: list[dict[str, Any]]) -> str:
+    """How much of their first measured spread the targets had at least."""
+    deviations = [[value for _, value in run["target_std"]] for run in runs if run["target_std"]]
+    ranks = [[value - 1 for _, value in run["target_effective_rank"]] for run in runs if run["target_effective_rank"]]
+    least = [min(min(course) / course[0] for course in courses) for courses in (deviations, ranks)]
+    return (
+        f"its deviation never fell below {100 * least[0]:.0f} %, and its effective rank (above 1) not below "
+        f"{100 * least[1]:.0f} %, of what it first was"
+    )
+
+
 def ratio_section() -> list[str]:
     """Mask ratios and lengths: the paper's table 6."""
     result = read("mim_ratios")
@@ -254,6 +279,7 @@ def main() -> None:
         "mim_speed": speed_section,
         "mim_targets": choice_section,
         **{name: partial(comparison_section, name, title) for name, title in COMPARISONS.items()},
+        "mim_curves": curves_section,
         "mim_ratios": ratio_section,
         "mim_figure4": figure_section,
     }
