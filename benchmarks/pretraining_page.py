@@ -176,10 +176,8 @@ def verdict_section() -> list[str]:
         table(rows, ["data", "difference", "mean", "95 % interval", "p", "pairs", "paper, AP"]),
         "The reservations below belong to it: a second look at the real radiographs (twice the p of a difference to "
         "MAE allows for it) and a config that was chosen on one of the phantom's seeds. After a longer fine-tuning of "
-        "one seed on the mended phantom, "
-        + after_longer()
-        + " ([the road](implants.md)). The paper's literal recipe, a "
-        "tenth of the labels and the paper's table 6 were not run yet.",
+        "one seed on the mended phantom, " + after_longer() + " ([the road](implants.md)). The paper's literal recipe, "
+        "a tenth of the labels and the paper's table 6 were not run yet.",
     ]
 
 
