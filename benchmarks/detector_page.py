@@ -297,11 +297,11 @@ def speed_section() -> list[str]:
         return cells
 
     conditions = (
-        "Detectron2's rows have its own ViT (windows, relative positions), the heavier heads of its ViTDet configs "
+        "*detectron2 ViTDet-B* has its own ViT (windows, relative positions), the heavier heads of its ViTDet configs "
         "(two convolutions in the RPN, four with layer normalisation before the boxes, layer normalisation in the mask "
         "head), three channels, and boxes and masks for each category; ours share boxes and masks between categories. "
-        "So two recipes are compared, not two ways to compute one, and this table says nothing about accuracy: what "
-        "fewer proposals cost in AP was not measured."
+        "So two recipes are compared. With *our heads* behind Detectron2's backbone, what is left is the backbone. "
+        "The table says nothing about accuracy: what fewer proposals cost in AP was not measured."
     )
     if "--weights" not in result["record"]["command"]:
         conditions += " Weights are random: nothing is found, so NMS of detections and the mask head idle in inference."

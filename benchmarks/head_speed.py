@@ -38,12 +38,15 @@ from implantdet.taxonomy import default_taxonomy
 
 ROOT = Path(__file__).parents[1]
 SIZE = 416
+VITDET_BACKBONE = [
+    *("MODEL.BACKBONE.NAME", "vitdet", "MODEL.PIXEL_MEAN", "[114.5, 114.5, 114.5]"),
+    *("MODEL.PIXEL_STD", "[57.6, 57.6, 57.6]"),
+]
 # The heads of Detectron2's own ViTDet configs (projects/ViTDet/configs/common).
 VITDET_HEADS = [
     *("MODEL.RPN.CONV_DIMS", "[-1, -1]", "MODEL.ROI_BOX_HEAD.NUM_CONV", "4", "MODEL.ROI_BOX_HEAD.NUM_FC", "1"),
     *("MODEL.ROI_BOX_HEAD.NORM", "LN", "MODEL.ROI_MASK_HEAD.NORM", "LN"),
-    *("MODEL.BACKBONE.NAME", "vitdet", "MODEL.PIXEL_MEAN", "[114.5, 114.5, 114.5]"),
-    *("MODEL.PIXEL_STD", "[57.6, 57.6, 57.6]", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads", *VITDET_BACKBONE),
     *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "False", "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", "False"),
 ]
 FEWER = ["MODEL.RPN.POST_NMS_TOPK_TRAIN", "500", "MODEL.RPN.POST_NMS_TOPK_TEST", "300"]
@@ -51,7 +54,10 @@ FEWER = ["MODEL.RPN.POST_NMS_TOPK_TRAIN", "500", "MODEL.RPN.POST_NMS_TOPK_TEST",
 VARIANTS: dict[str, tuple[list[str], bool, bool, bool]] = {
     "detectron2 ViTDet-B": (VITDET_HEADS, False, False, False),
     "detectron2 ViTDet-B, bf16": (VITDET_HEADS, True, False, False),
+    "detectron2's ViTDet-B backbone, our heads": (VITDET_BACKBONE, False, False, False),
+    "detectron2's ViTDet-B backbone, our heads, bf16": (VITDET_BACKBONE, True, False, False),
     "ours": ([], False, False, False),
+    "ours, bf16": ([], True, False, False),
     "ours, fewer proposals": (FEWER, False, False, False),
     "ours, fewer proposals, bf16": (FEWER, True, False, False),
     "ours, fewer proposals, bf16, channels last": (FEWER, True, True, False),
