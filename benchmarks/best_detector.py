@@ -34,7 +34,7 @@ from implantdet.report.draw import draw_dataset
 WORST = 32
 TYPICAL = 6  # evenly spaced in the order of their errors
 OF_THE_RUN = ("DATASETS.", "MODEL.WEIGHTS", "SEED", *(f"SOLVER.{key}_EPOCHS" for key in ("MAX", "WARMUP", "EVAL")))
-COLUMN = 700  # width of a picture on the sheet, in pixels
+EXAMPLE = 3  # of these, for the README
 
 
 def worst_images(truth: dict[str, Any], found: list[dict[str, Any]], number: int) -> list[int]:
@@ -50,15 +50,15 @@ def worst_images(truth: dict[str, Any], found: list[dict[str, Any]], number: int
     return sorted(scores, key=lambda image_id: scores[image_id])[:number]
 
 
-def write_sheet(pictures: Sequence[Path], path: Path) -> None:
-    """Tile pictures in two columns, row by row."""
+def write_sheet(pictures: Sequence[Path], path: Path, width: int) -> None:
+    """Tile pictures in two columns, each of a width in pixels, row by row."""
     images = [Image.open(picture).convert("RGB") for picture in pictures]
-    heights = [image.height * COLUMN // image.width for image in images]
+    heights = [image.height * width // image.width for image in images]
     rows = [max(heights[first : first + 2]) for first in range(0, len(images), 2)]
-    sheet = Image.new("RGB", (2 * COLUMN, sum(rows)))
+    sheet = Image.new("RGB", (min(2, len(images)) * width, sum(rows)))
     for place, (image, height) in enumerate(zip(images, heights, strict=True)):
-        smaller = image.resize((COLUMN, height), Image.Resampling.LANCZOS)
-        sheet.paste(smaller, (place % 2 * COLUMN, sum(rows[: place // 2])))
+        smaller = image.resize((width, height), Image.Resampling.LANCZOS)
+        sheet.paste(smaller, (place % 2 * width, sum(rows[: place // 2])))
     sheet.save(path, quality=80)
 
 
@@ -103,7 +103,7 @@ def draw_worst(data: Path, run: Path, worst: Sequence[int]) -> None:
     found /= "coco_instances_results.json"
     pictures = draw_dataset(drawn, run / "worst", found, part="test", min_score=0.3)
     pictures.sort(key=lambda path: worst.index(int(path.name.partition("_")[0])))
-    write_sheet(pictures, RESULTS / "best_detector_worst.jpg")
+    write_sheet(pictures, RESULTS / "best_detector_worst.jpg", 700)
 
 
 def draw_typical(data: Path, run: Path) -> list[int]:
@@ -114,7 +114,9 @@ def draw_typical(data: Path, run: Path) -> list[int]:
     write_json(run / "typical.json", content | {"images": chosen})
     shutil.rmtree(run / "typical", ignore_errors=True)
     pictures = draw_dataset(data, run / "typical", implants=run / "typical.json", worst=TYPICAL)
-    write_sheet(pictures[::-1], RESULTS / "best_detector_implants.jpg")
+    pictures.reverse()
+    write_sheet(pictures, RESULTS / "best_detector_implants.jpg", 1200)
+    write_sheet(pictures[EXAMPLE : EXAMPLE + 1], RESULTS / "best_detector_example.jpg", 1600)
     return [image["image_id"] for image in chosen]
 
 
