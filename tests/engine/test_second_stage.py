@@ -92,14 +92,26 @@ def test_a_training_ends_with_implants(cfg, tmp_path):
     assert {name: (out / name).read_bytes() for name in kept} == kept
 
 
-def test_the_evaluation_at_the_end_of_a_training_serves_the_calibration_too(cfg, monkeypatch):
-    asked = []
+@pytest.fixture
+def asked(monkeypatch):
+    """Where a calibration asks the model anew."""
+    collectors = []
 
     def ask(model, loader, collector):
-        asked.append(collector)
+        collectors.append(collector)
         return inference_on_dataset(model, loader, collector)
 
     monkeypatch.setattr("implantdet.engine.second_stage.inference_on_dataset", ask)
+    return collectors
+
+
+def test_what_the_evaluation_at_the_end_did_not_look_at_is_asked_for(tiny_cfg, implants_root, asked):
+    versions = ("TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", "(64,)", "TEST.AUG.FLIP", False)
+    train(tiny_cfg(*SHORT, *versions, root=implants_root))
+    assert len(asked) == 1
+
+
+def test_the_evaluation_at_the_end_of_a_training_serves_the_calibration_too(cfg, asked):
     trainer = Trainer(cfg)
     trainer.resume_or_load(False)
     trainer.train()
