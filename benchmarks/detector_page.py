@@ -163,7 +163,7 @@ def best_section() -> list[str]:
     common = {kind["num_categories"] for kind in result["by_modality"].values() if "num_categories" in kind}
     kept = f" Those of one kind are means over the {common.pop()} categories that both kinds have." if common else ""
     return [
-        "## The best that a CPU has trained",
+        "## The detector that reads parts best, of those that a CPU trained",
         f"[`{result['config']}`](../{result['config']}){options}, {result['image_passes']} crops out of "
         f"{result['num_train']} radiographs in {result['training_hours']:.1f} hours on one core"
         f"{f', after {before:.1f} hours of pre-training' if before else ''}, at commit "

@@ -321,7 +321,9 @@ def main() -> None:
     parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of the detectors")
     args = parser.parse_args()
     if refused := [str(option) for option in args.options if str(option).startswith(("ASSEMBLY.", "TEST.AUG."))]:
-        parser.error(f"{', '.join(refused)}: detections are assembled anew by the defaults, and without versions")
+        parser.error(
+            f"{', '.join(refused)}: detections are assembled anew by the defaults, and without test-time augmentation"
+        )
     if args.smoke:
         with tempfile.TemporaryDirectory() as folder:
             args.work, args.size, args.images, args.unseen_images = Path(folder), "smoke", 60, 40

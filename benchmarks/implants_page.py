@@ -244,8 +244,9 @@ def aims(label: str, runs: Runs) -> str:
     }
     least = " and ".join(f"{margin:+.1f} {title}" for title, margin in margins.items())
     return (
-        f"{label}: aimed at an AP50 of {AIM_AP50} of assembled implants, reached are {reached}. At the IoU where the "
-        f"second stage gains least over the detector's own boxes, it is {least}."
+        f"{label}: aimed at an AP50 of {AIM_AP50} of assembled implants (the paper's AP, whose IoU is not stated), "
+        f"reached are {reached}. Smallest gain of the second stage over the detector's own boxes at any IoU threshold: "
+        f"{least}."
     )
 
 
@@ -253,9 +254,9 @@ def figure_5() -> list[str]:
     """Assembled implants beside the truth."""
     result = read("best_detector")
     return [
-        f"**Figure 5**: of the test images in the order of their errors {len(result['typical_image_ids'])}, evenly "
-        "spaced, the best first. Left: what is there; right: what MDE's detector found (scores from 50 %), as "
-        "assembled.",
+        f"**Figure 5**: {len(result['typical_image_ids'])} test images, evenly spaced in the order of their errors (1 "
+        "for each implant that is missed, false or wrongly named, and 1 - IoU for each found one), the best first. "
+        "Left: what is there; right: what MDE's detector found (scores from 50 %), as assembled.",
         "![Assembled implants](results/best_detector_implants.jpg)",
         source(result, "best_detector"),
     ]
@@ -289,8 +290,8 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
     ]
     paragraphs.append(
         "In coverages patients count alike, as they do in what the sets promise. Sets of systems hold the truth more "
-        "often than in 90 % of the cases: none is ever empty, and the most probable system alone is right more often. "
-        "*Were the most probable system not in every set* is what the same procedure gives without that rule."
+        "often than in 90 % of the cases, for the most part because none is ever empty, and the most probable system "
+        "alone is right more often: *were the most probable system not in every set* is without that rule."
     )
     unseen = result.get("unseen_makers")
     if unseen:
@@ -324,7 +325,10 @@ def rows_of_sets(parts: dict[str, Runs]) -> list[list[str]]:
     columns = [{s: r["systems"].get("coverage_of", {}) for s, r in runs.items()} for runs in parts.values()]
     systems = dict.fromkeys(system for runs in columns for coverage in runs.values() for system in coverage)
     return [
-        [f"coverage of {system}", *(over_seeds(runs, methodcaller("get", system), 3) for runs in columns)]
+        [
+            f"coverage of {system} by sets of systems",
+            *(over_seeds(runs, methodcaller("get", system), 3) for runs in columns),
+        ]
         for system in systems
     ]
 

@@ -15,7 +15,7 @@ compare with none of the new ones. Random weights are taken whatever the length 
 fails, as by a collapse, is listed, and the others go on.
 
 --size tiny (ViT-Ti) is for CPUs: it pre-trains all inits on crops of 128 px (to the letter of the paper mde_paper would
-see whole images at less than half the scale of the detector), probes at 224 px, and fine-tunes by
+see whole images, here at less than half the scale of the detector), probes at 224 px, and fine-tunes by
 configs/opg_vit_tiny.yaml or, for parts, configs/idd_tiny.yaml; base (ViT-B, 416 px) takes the configs as they are.
 --smoke proves that the script runs.
 """
@@ -47,7 +47,7 @@ from implantdet.phantom.generate import ARGUMENTS
 INITS: dict[str, tuple[str, tuple[object, ...]]] = {
     "random": ("pretrain_mae", ()),
     "mae": ("pretrain_mae", ()),
-    "mde_paper": ("pretrain_mde_paper", ("INPUT.MIN_CROP_AREA", 1.0)),  # whole images, of every size
+    "mde_paper": ("pretrain_mde_paper", ()),
     "mde": ("pretrain_mde", ()),
     "mae_light_decoder": ("pretrain_mae", ("MODEL.MIM.DECODER_DEPTH", 2)),
     "mde_upper_layers": ("pretrain_mde", ("MODEL.MIM.TARGET_LAYERS", [6, 7, 8, 9, 10, 11])),

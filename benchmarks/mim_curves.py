@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import yaml
 from _record import RESULTS, write_result
 from matplotlib.figure import Figure
 
-NAMES = {"pixel": "MAE", "encoder": "MDE", "patch_embed": "MDE, patch embeddings"}
+NAMES = {"pixel": "MAE", "encoder": "MDE"}
+BEFORE = re.compile(r"The target before training: TargetSpread\(std=(\S+), effective_rank=(\S+)\)")
 SCALARS = ("total_loss", "loss_mim", "loss_pixel", "target_std", "target_effective_rank")
 POINTS = 60  # of a curve; a point is the mean of the rows up to it
 # What both predict, standardised pixels, and what MDE alone has. Title → scalar by target.
@@ -36,6 +38,8 @@ def read_course(run: Path) -> dict[str, Any]:
     per_epoch = (rows[-1]["iteration"] + 1) / cfg["SOLVER"]["MAX_EPOCHS"]
     told: dict[str, Any] = {"dataset": cfg["DATASETS"]["NAME"], "seed": cfg["SEED"]}
     told["target"] = cfg["MODEL"]["MIM"]["TARGET"]
+    before = BEFORE.search((run / "log.txt").read_text(encoding="utf-8"))
+    told["before_training"] = dict(zip(SCALARS[-2:], map(float, before.groups()), strict=True)) if before else {}
     for key in SCALARS:
         points = [((row["iteration"] + 1) / per_epoch, row[key]) for row in rows if key in row]
         size = max(1, len(points) // POINTS)

@@ -12,6 +12,7 @@ from conftest import REPOSITORY, write_idd
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
+from matplotlib.figure import Figure
 from torch import nn
 
 from implantdet.assembly.known import KnownImplant
@@ -42,6 +43,21 @@ class Attention(nn.Module):
         return SimpleNamespace(loss=nn.functional.scaled_dot_product_attention(query, key, value).sum())
 
 
+PAGES = ("detector", "foundation", "implants", "phantom", "pretraining")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_says_what_the_files_say(benchmark, monkeypatch, tmp_path, name):
+    monkeypatch.setattr(benchmark("_page"), "__file__", str(tmp_path / "_page.py"))
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    monkeypatch.setattr(sys, "argv", [f"{name}_page.py"])
+    page = benchmark(f"{name}_page")
+    monkeypatch.setattr(page, "HERE", tmp_path, raising=False)
+    page.main()
+    written, committed = (folder / f"{name}.md" for folder in (tmp_path, REPOSITORY / "benchmarks"))
+    assert written.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
+
+
 def test_attention_is_counted(benchmark):
     """Two products of 2·3·5·5·7 operations forward, and two for each of them backward, for an image."""
     found = benchmark("mim_speed").gflop_per_image(Attention(), torch.ones(2, 1, 1, 1))
@@ -49,13 +65,11 @@ def test_attention_is_counted(benchmark):
 
 
 def test_no_variant_of_pretraining_equals_its_config(benchmark):
-    module = benchmark("mim_comparison")
-    variants = module.INITS
+    variants = benchmark("mim_comparison").INITS
     for name, (config, options) in variants.items():
         cfg = get_cfg()
         add_implantdet_config(cfg)
         cfg.merge_from_file(str(REPOSITORY / f"configs/{config}.yaml"))
-        cfg.merge_from_list(list(module.PRETRAIN["tiny"]))
         changed = cfg.clone()
         changed.merge_from_list(list(options))
         assert not options or changed != cfg, name

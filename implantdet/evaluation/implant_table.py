@@ -50,7 +50,7 @@ def _facts(metrics: dict[str, Any]) -> str:
             [f"{name} in its set", figures["coverage"], f"of {figures['mean_size']:.2f} names on average"],
         ]
     systems = metrics["systems"]
-    rows.append(["called unknown", systems["unknown"], f"of {systems['num_implants']} found implants"])
+    rows.append(["called unknown", systems["unknown"], "of those that could be judged"])
     rows += [[f"{name} in its set", share, ""] for name, share in systems["coverage_of"].items()]
     return tabulate(rows, ["share", "", ""], "pipe", floatfmt=".3f")
 

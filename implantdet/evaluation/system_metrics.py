@@ -26,8 +26,8 @@ def ranking_metrics(matched: Matched, groups: Sequence[Hashable] | None = None) 
     Returns:
         ``systems`` and ``lines``, each with ``num_implants``; ``top1`` and ``top3``, where ties count against us;
         ``coverage`` of the conformal sets and ``coverage_of`` each true name, in which groups count alike, as they do
-        in what the sets promise; ``mean_size`` of the sets; ``unknown``, the share that was called unknown. Shares in
-        [0, 1]; NaN of none, or without calibration.
+        in what the sets promise; ``mean_size`` of the sets; ``unknown``, the share that was called unknown, of those
+        that could be judged. Shares in [0, 1]; NaN of none, or without calibration.
     """
     of_each = range(len(matched)) if groups is None else groups
     ranked = [(i.ranking, truth, group) for (i, truth), group in zip(matched, of_each, strict=True) if i.ranking]
@@ -60,7 +60,7 @@ def _measure(cases: Sequence[_Case]) -> dict[str, Any]:
         "coverage": _coverage(told),
         "coverage_of": {truth: _coverage(each) for truth, each in sorted(of_name.items())},
         "mean_size": _mean([len(case.names or ()) for case in told]),
-        "unknown": _mean([bool(case.unknown) for case in cases]),
+        "unknown": _mean([case.unknown for case in cases if case.unknown is not None]),
     }
 
 

@@ -58,8 +58,11 @@ def predict_radiographs(
     out = Path(out)
     names = _names(images, out, resume)
     settings = {
-        **{"model": str(run_dir), "lines": lines and str(lines)},
-        **{"min_score": min_score, "mm_per_pixel": mm_per_pixel, "modality": modality},
+        "model": str(run_dir),
+        "lines": lines and str(lines),
+        "min_score": min_score,
+        "mm_per_pixel": mm_per_pixel,
+        "modality": modality,
     }
     written = _written(out / IMPLANTS, settings, names)
     try:

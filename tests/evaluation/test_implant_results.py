@@ -4,7 +4,7 @@ import json
 from implant_outcomes import complete, found, inferred, known, outcome, ranking
 
 from implantdet.evaluation.implant_results import implants_content, implants_of
-from implantdet.structures import Assembly
+from implantdet.structures import Assembly, Reading
 
 
 def content_of(implant):
@@ -13,7 +13,9 @@ def content_of(implant):
 
 
 def test_an_implant_survives_json():
-    implant = found(1, [*complete(1, 0)[:2], inferred(1, "apical")], score=0.7)
+    coronal, middle, _ = complete(1, 0)
+    coronal = dataclasses.replace(coronal, rivals=(Reading("coronal.level", "tissue", 0.25, 7),))
+    implant = found(1, [coronal, middle, inferred(1, "apical")], score=0.7)
     content = content_of(implant)
     read = json.loads(json.dumps(content, allow_nan=False))
     assert read["box"] == [50, 10, 70, 70]
@@ -22,7 +24,11 @@ def test_an_implant_survives_json():
     assert [part["third"] for part in read["parts"]] == ["coronal", "middle", "apical"]
     assert [part["box_std"] for part in read["parts"]] == [None, None, [1, 1, 1, 1]]
     assert read["parts"][0]["readings"] == [{"axis": "coronal.level", "value": "bone", "score": 0.9}]
-    assert read["parts"][0]["rivals"] == []
+    assert [part["rivals"] for part in read["parts"]] == [
+        [{"axis": "coronal.level", "value": "tissue", "score": 0.25}],
+        [],
+        [],
+    ]
     first = read["ranking"]["systems"][0]
     assert (first["name"], first["probability"], first["rank"]) == ("ITI", 0.9, 1)
     assert first["evidence"][0] == {"axis": "coronal.level", "value": "bone", "score": 0.9, "weight": 1.5}
