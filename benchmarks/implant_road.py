@@ -1,6 +1,7 @@
 """The full road, from radiographs without labels to named implants: the paper's tables 3, 4 and 5, on the phantom.
 
     python benchmarks/implant_road.py [--work DIR] [--images N] [--epochs E] [--inits …] [--seeds …] [--kinds …]
+                                      [--finished]
     python benchmarks/implant_road.py --smoke
 
 For every init and seed: pre-train on the training images of fold 0, train the detector of parts and systems (table 4)
@@ -32,7 +33,7 @@ import yaml
 from _detections import instances_of
 from _fingerprint import fingerprint
 from _record import RESULTS, write_result
-from _resumed import commit_of, train_once
+from _resumed import DONE, commit_of, train_once
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from mim_comparison import PRETRAIN, pretraining_of
@@ -111,6 +112,12 @@ def detector(args: argparse.Namespace, data: Path, kind: str, init: str, seed: i
         train_once(folder, config, (*options, *args.options), "--eval-only")
         return run, read(folder / "results.json")
     return run, assembled_anew(data, run)
+
+
+def is_finished(args: argparse.Namespace, data: Path, kind: str, init: str, seed: int) -> bool:
+    """Whether a detector was trained and tested."""
+    run = args.work / f"{kind}_{init}_seed{seed}"
+    return (run / DONE).exists() and (kind == "parts" or (run / f"{data.name}_test" / DONE).exists())
 
 
 def assembled_anew(data: Path, run: Path) -> dict[str, Any]:
@@ -284,6 +291,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for seed, kind, init in itertools.product(args.seeds, args.kinds, args.inits):
         name, settings = f"implant_road_{kind}_{init}_seed{seed}", settings_of(args, init)
         results = None if args.smoke else recorded(name, settings)
+        if results is None and args.finished and not is_finished(args, data, kind, init, seed):
+            continue
         if results is None:
             run, results = detector(args, data, kind, init, seed)
             if kind == "parts":
@@ -297,7 +306,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if "unseen_makers" in results:
             told |= {"unseen_makers": results["unseen_makers"], "unseen_makers_detector": name}
     return {
-        "settings": {key: value for key, value in vars(args).items() if key not in ("work", "smoke")},
+        "settings": {key: value for key, value in vars(args).items() if key not in ("work", "smoke", "finished")},
         "pretrainings": pretrainings(args),
         "table_3_systems_alone": told.pop("systems"),
         "table_4_with_design_labels": told.pop("parts"),
@@ -317,6 +326,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=5.0, help="of the detectors")
     parser.add_argument("--pretrain-epochs", type=float, default=10.0)
+    parser.add_argument("--finished", action="store_true", help="tell what is finished, and train nothing")
     parser.add_argument("--smoke", action="store_true", help="minutes, in a temporary folder, no record")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE … of the detectors")
     args = parser.parse_args()
