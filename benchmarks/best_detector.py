@@ -20,6 +20,7 @@ from typing import Any
 
 import head_runs as runs
 import yaml
+from _curve import read_rows
 from _record import RESULTS, write_result
 from _resumed import commit_of
 from head_curve import subset
@@ -85,8 +86,7 @@ def by_modality(data: Path, truth: dict[str, Any], found: list[dict[str, Any]]) 
 
 def steps(run: Path) -> list[dict[str, Any]]:
     """What a training wrote of every 20th step; times are the median since the last. Iterations count from 1."""
-    lines = (run / "metrics.json").read_text(encoding="utf-8").splitlines()
-    return [line | {"iteration": line["iteration"] + 1} for line in map(json.loads, lines) if "time" in line]
+    return [row | {"iteration": row["iteration"] + 1} for row in read_rows(run) if "time" in row]
 
 
 def hours(run: Path) -> float:
@@ -99,8 +99,8 @@ def draw_worst(data: Path, run: Path, worst: Sequence[int]) -> None:
     """The test images of these ids with their annotations and detections, in this order."""
     for name in ("worst", "worst_data"):  # of a look before this one
         shutil.rmtree(run / name, ignore_errors=True)
-    drawn, found = subset(data, run / "worst_data", test=list(worst)), run / f"{data.name}_test"
-    found /= "coco_instances_results.json"
+    drawn = subset(data, run / "worst_data", test=list(worst))
+    found = run / f"{data.name}_test" / "coco_instances_results.json"
     pictures = draw_dataset(drawn, run / "worst", found, part="test", min_score=0.3)
     pictures.sort(key=lambda path: worst.index(int(path.name.partition("_")[0])))
     write_sheet(pictures, RESULTS / "best_detector_worst.jpg", 700)

@@ -165,7 +165,7 @@ def best_section() -> list[str]:
     return [
         "## The detector that reads parts best, of those that a CPU trained",
         f"[`{result['config']}`](../{result['config']}){options}, {result['image_passes']} crops out of "
-        f"{result['num_train']} radiographs in {result['training_hours']:.1f} hours on one core"
+        f"{result['num_train']} radiographs in {result['training_hours']:.1f} hours"
         f"{f', after {before:.1f} hours of pre-training' if before else ''}, at commit "
         f"{short(result['training_commit'])}; one seed. Evaluated on the test patients; `implants` "
         f"are the detector's own boxes of whole implants.{kept}",

@@ -9,12 +9,12 @@ RUNs: OUTPUT_DIRs of pre-trainings by pixels (MAE) and by deep embeddings (MDE),
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from _curve import read_rows
 from _record import RESULTS, write_result
 from matplotlib.figure import Figure
 
@@ -34,7 +34,7 @@ PANELS = {
 def read_course(run: Path) -> dict[str, Any]:
     """Epochs and the scalars of a pre-training, thinned out."""
     cfg = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (run / "metrics.json").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(run)
     per_epoch = (rows[-1]["iteration"] + 1) / cfg["SOLVER"]["MAX_EPOCHS"]
     told: dict[str, Any] = {"dataset": cfg["DATASETS"]["NAME"], "seed": cfg["SEED"]}
     told["target"] = cfg["MODEL"]["MIM"]["TARGET"]

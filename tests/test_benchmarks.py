@@ -12,7 +12,6 @@ from conftest import REPOSITORY, write_idd
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
-from matplotlib.figure import Figure
 from torch import nn
 
 from implantdet.assembly.known import KnownImplant
@@ -41,21 +40,6 @@ class Attention(nn.Module):
     def forward(self, pixel_values):
         query, key, value = (self.qkv[:, None] * pixel_values).unbind(0)
         return SimpleNamespace(loss=nn.functional.scaled_dot_product_attention(query, key, value).sum())
-
-
-PAGES = ("detector", "foundation", "implants", "phantom", "pretraining")
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_says_what_the_files_say(benchmark, monkeypatch, tmp_path, name):
-    monkeypatch.setattr(benchmark("_page"), "__file__", str(tmp_path / "_page.py"))
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
-    monkeypatch.setattr(sys, "argv", [f"{name}_page.py"])
-    page = benchmark(f"{name}_page")
-    monkeypatch.setattr(page, "HERE", tmp_path, raising=False)
-    page.main()
-    written, committed = (folder / f"{name}.md" for folder in (tmp_path, REPOSITORY / "benchmarks"))
-    assert written.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
 
 
 def test_attention_is_counted(benchmark):

@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--modality", choices=MODALITIES, help="of all the radiographs; a training may have seen panoramics enlarged"
     )
     parser.add_argument("--lines", metavar="FILE", type=Path, help="product lines instead of those of the training")
-
     parser.add_argument(
         "--resume", action="store_true", help="go on in OUT, where an earlier run of the same arguments was interrupted"
     )
