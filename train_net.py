@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 
@@ -50,10 +51,17 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
     return trainer.train()
 
 
+def run_as_process(args: argparse.Namespace) -> None:
+    """What each process does, and the end of what it shares with others."""
+    main(args)
+    if dist.is_initialized():
+        dist.destroy_process_group()  # else a thread of gloo may outlive Python, and the process ends in SIGABRT
+
+
 if __name__ == "__main__":
     arguments = default_argument_parser().parse_args()
     launch(
-        main,
+        run_as_process,
         arguments.num_gpus,
         num_machines=arguments.num_machines,
         machine_rank=arguments.machine_rank,

@@ -20,6 +20,7 @@ from implantdet.phantom.generate import GENERATOR
 ROOT = Path(__file__).parents[1]
 SCRIPT = "train_net.py"
 BEGUN, DONE = "begun.json", "done"
+SAVED = ("SOLVER.CHECKPOINT_EPOCHS", 1.0)  # the little that an interruption may cost
 
 
 class OutOfTimeError(Exception):
@@ -80,7 +81,7 @@ def train_once(
     commits = dict.fromkeys([*found.get("commits", []), state_of_the_code()])
     write_json(begun, {"configs": list(configs), "commits": list(commits)})
     print(f"running {run}", flush=True)
-    command = [sys.executable, script, "--config-file", config, *flags, "OUTPUT_DIR", run.resolve(), *options]
+    command = [sys.executable, script, "--config-file", config, *flags, "OUTPUT_DIR", run.resolve(), *SAVED, *options]
     with (run / "console.txt").open("a", encoding="utf-8") as console:
         try:
             subprocess.run(

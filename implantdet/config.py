@@ -118,7 +118,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # and TEST.EVAL_PERIOD follow from them.
     cfg.SOLVER.MAX_EPOCHS = 100.0  # > 0
     cfg.SOLVER.WARMUP_EPOCHS = 10.0  # in [0, MAX_EPOCHS)
-    cfg.SOLVER.EVAL_EPOCHS = 5.0  # evaluate and save every so many epochs, > 0
+    cfg.SOLVER.EVAL_EPOCHS = 5.0  # evaluate every so many epochs, > 0
+    cfg.SOLVER.CHECKPOINT_EPOCHS = 0.0  # save every so many epochs, >= 0; 0: whenever it is evaluated
     cfg.SOLVER.BETAS = [0.9, 0.999]  # AdamW's
     cfg.SOLVER.LAYER_DECAY = 0.7  # learning rate factor from one ViT block to the block below it, in (0, 1]; 1: off
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # parts of a batch that pass one after another, to save memory, >= 1

@@ -74,6 +74,13 @@ def test_the_small_pretraining_is_what_the_benchmark_measures(benchmark):
     assert cfgs[0] == cfgs[1]
 
 
+def test_how_often_a_training_is_saved_makes_no_other_training(benchmark):
+    fingerprint = benchmark("_fingerprint").fingerprint
+    config = "configs/pretrain_mde_tiny.yaml"
+    assert fingerprint(config, ("SOLVER.CHECKPOINT_EPOCHS", 3.0)) == fingerprint(config)
+    assert fingerprint(config, ("SOLVER.EVAL_EPOCHS", 3.0)) != fingerprint(config)
+
+
 def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monkeypatch):
     module = benchmark("mim_comparison")
     write_idd(tmp_path / "d")

@@ -20,10 +20,16 @@ class Lengths:
     max_iter: int
     warmup_iters: int
     eval_period: int
+    checkpoint_period: int
 
 
 def lengths_in_iterations(
-    num_images: int, ims_per_batch: int, max_epochs: float, warmup_epochs: float, eval_epochs: float
+    num_images: int,
+    ims_per_batch: int,
+    max_epochs: float,
+    warmup_epochs: float,
+    eval_epochs: float,
+    checkpoint_epochs: float = 0.0,
 ) -> Lengths:
     """Turn lengths in epochs into iterations, rounded to the nearest, at least one where nothing would happen.
 
@@ -33,6 +39,7 @@ def lengths_in_iterations(
         max_epochs: length of the training, > 0.
         warmup_epochs: length of the warm-up, in [0, max_epochs).
         eval_epochs: distance between evaluations, > 0; with more than ``max_epochs`` there is one, at the end.
+        checkpoint_epochs: distance between checkpoints, >= 0; with 0 that between evaluations.
 
     Raises:
         ValueError: a length is out of its range; the message names the key.
@@ -43,13 +50,15 @@ def lengths_in_iterations(
         raise ValueError(f"SOLVER.WARMUP_EPOCHS must be in [0, MAX_EPOCHS = {max_epochs}); found {warmup_epochs}")
     if eval_epochs <= 0:
         raise ValueError(f"SOLVER.EVAL_EPOCHS must be > 0; found {eval_epochs}")
+    if checkpoint_epochs < 0:
+        raise ValueError(f"SOLVER.CHECKPOINT_EPOCHS must be >= 0; found {checkpoint_epochs}")
     iters_per_epoch = num_images / ims_per_batch
     max_iter = max(1, round(max_epochs * iters_per_epoch))
-    return Lengths(
-        max_iter=max_iter,
-        warmup_iters=round(warmup_epochs * iters_per_epoch),
-        eval_period=min(max_iter, max(1, round(eval_epochs * iters_per_epoch))),
+    eval_period, checkpoint_period = (
+        min(max_iter, max(1, round(epochs * iters_per_epoch)))
+        for epochs in (eval_epochs, checkpoint_epochs or eval_epochs)
     )
+    return Lengths(max_iter, round(warmup_epochs * iters_per_epoch), eval_period, checkpoint_period)
 
 
 def with_lengths(cfg: CfgNode, num_images: int) -> CfgNode:
@@ -64,7 +73,7 @@ def with_lengths(cfg: CfgNode, num_images: int) -> CfgNode:
         if mine[node][name] != theirs[node][name]:
             raise ValueError(
                 f"{key} is {mine[node][name]}, but implantdet counts in epochs and computes it: "
-                "leave it alone and set SOLVER.MAX_EPOCHS, SOLVER.WARMUP_EPOCHS and SOLVER.EVAL_EPOCHS"
+                "leave it alone and set SOLVER.MAX_EPOCHS, WARMUP_EPOCHS, EVAL_EPOCHS and CHECKPOINT_EPOCHS"
             )
     lengths = lengths_in_iterations(
         num_images,
@@ -72,13 +81,14 @@ def with_lengths(cfg: CfgNode, num_images: int) -> CfgNode:
         cfg.SOLVER.MAX_EPOCHS,
         cfg.SOLVER.WARMUP_EPOCHS,
         cfg.SOLVER.EVAL_EPOCHS,
+        cfg.SOLVER.CHECKPOINT_EPOCHS,
     )
     logger.info("%d images, %d per iteration: %s", num_images, cfg.SOLVER.IMS_PER_BATCH, lengths)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.MAX_ITER = lengths.max_iter
     cfg.SOLVER.WARMUP_ITERS = lengths.warmup_iters
-    cfg.SOLVER.CHECKPOINT_PERIOD = lengths.eval_period
+    cfg.SOLVER.CHECKPOINT_PERIOD = lengths.checkpoint_period
     cfg.TEST.EVAL_PERIOD = lengths.eval_period
     cfg.freeze()
     return cfg

@@ -47,7 +47,8 @@ class Trainer(DefaultTrainer):
     """Trains what ``cfg`` describes: ``resume_or_load``, then ``train``.
 
     On the CPU, a training that is interrupted and resumed ends with the same weights, bit for bit. After every
-    ``SOLVER.EVAL_EPOCHS`` the last two checkpoints, the best one by validation AP and ``results.json`` are on disk.
+    ``SOLVER.EVAL_EPOCHS`` the last two checkpoints, the best one by validation AP and ``results.json`` are on disk;
+    checkpoints may be denser (``SOLVER.CHECKPOINT_EPOCHS``).
 
     Args:
         cfg: complete (``implantdet.engine.setup``), with lengths in epochs (``implantdet.engine.schedule``).

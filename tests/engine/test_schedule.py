@@ -10,11 +10,13 @@ from implantdet.engine.schedule import Lengths, lengths_in_iterations, with_leng
 @pytest.mark.parametrize(
     ("num_images", "ims_per_batch", "epochs", "expected"),
     [
-        (100, 10, (3, 1, 1), Lengths(30, 10, 10)),
-        (743, 4, (28, 1, 4), Lengths(5201, 186, 743)),  # 185.75 iterations per epoch
-        (3342, 16, (100, 10, 5), Lengths(20888, 2089, 1044)),  # 208.875
-        (4, 4, (500, 0, 1000), Lengths(500, 0, 500)),  # evaluated once, at the end
-        (2, 16, (1, 0, 1), Lengths(1, 0, 1)),  # less than one batch
+        (100, 10, (3, 1, 1), Lengths(30, 10, 10, 10)),
+        (743, 4, (28, 1, 4), Lengths(5201, 186, 743, 743)),  # 185.75 iterations per epoch
+        (3342, 16, (100, 10, 5, 0), Lengths(20888, 2089, 1044, 1044)),  # 208.875
+        (3342, 16, (100, 10, 5, 2), Lengths(20888, 2089, 1044, 418)),
+        (4, 4, (500, 0, 1000), Lengths(500, 0, 500, 500)),  # evaluated once, at the end
+        (4, 4, (500, 0, 500, 1000), Lengths(500, 0, 500, 500)),
+        (2, 16, (1, 0, 1, 0.1), Lengths(1, 0, 1, 1)),  # less than one batch
     ],
 )
 def test_lengths(num_images, ims_per_batch, epochs, expected):
@@ -28,6 +30,7 @@ def test_lengths(num_images, ims_per_batch, epochs, expected):
         ((5.0, 5.0, 1.0), r"SOLVER.WARMUP_EPOCHS must be in \[0, MAX_EPOCHS = 5.0\); found 5.0"),
         ((5.0, -1.0, 1.0), r"SOLVER.WARMUP_EPOCHS .* found -1.0"),
         ((5.0, 1.0, 0.0), r"SOLVER.EVAL_EPOCHS must be > 0; found 0.0"),
+        ((5.0, 1.0, 1.0, -1.0), r"SOLVER.CHECKPOINT_EPOCHS must be >= 0; found -1.0"),
     ],
 )
 def test_lengths_out_of_range(epochs, message):
@@ -47,6 +50,9 @@ def test_config_is_filled_in_and_the_given_one_left_alone(cfg):
     filled = with_lengths(cfg, num_images=50)  # 100 epochs, 10 to warm up, evaluated every 5
     assert (filled.SOLVER.MAX_ITER, filled.SOLVER.WARMUP_ITERS) == (1000, 100)
     assert filled.SOLVER.CHECKPOINT_PERIOD == filled.TEST.EVAL_PERIOD == 50
+    cfg.SOLVER.CHECKPOINT_EPOCHS = 2.0
+    filled = with_lengths(cfg, num_images=50)
+    assert (filled.SOLVER.CHECKPOINT_PERIOD, filled.TEST.EVAL_PERIOD) == (20, 50)
     assert filled.is_frozen()
     assert cfg.SOLVER.MAX_ITER == get_cfg().SOLVER.MAX_ITER
 

@@ -119,6 +119,19 @@ def test_the_best_checkpoint_is_of_the_best_ap(tiny_cfg, monkeypatch):
     ]
 
 
+def test_checkpoints_may_be_denser_than_evaluations(tiny_cfg, monkeypatch):
+    cfg = tiny_cfg(*("SOLVER.MAX_EPOCHS", "2.0", "SOLVER.EVAL_EPOCHS", "2.0", "SOLVER.CHECKPOINT_EPOCHS", "0.34"))
+    evaluated = []
+    monkeypatch.setattr(Trainer, "test", lambda *_: evaluated.append(1) or {"bbox": {"AP": 0.0}})
+    train(cfg)
+    assert len(evaluated) == 1
+    # Of six, after each of six iterations, the last two are kept.
+    assert sorted(path.name for path in Path(cfg.OUTPUT_DIR).glob("model_0*")) == [
+        "model_0000004.pth",
+        "model_0000005.pth",
+    ]
+
+
 def test_evaluation_after_training_gives_the_numbers_of_the_training(tiny_cfg):
     cfg = tiny_cfg(*TWO_EPOCHS)
     train(cfg)
