@@ -10,6 +10,7 @@ import argparse
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -51,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_main_thread:
         handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        import_module(COMMANDS[args.command][0]).run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"implantdet {args.command}: {message}", file=sys.stderr)
+            import_module(COMMANDS[args.command][0]).run(args)
     except DataError as error:
         print(f"implantdet {args.command}: {error.message}", *error.problems, sep="\n  ", file=sys.stderr)
         return 1

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,16 @@ def run(*arguments):
 
 def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_warnings_are_told_in_one_line_without_the_code(monkeypatch, capsys, tmp_path):
+    def run_with_a_warning(args):
+        warnings.simplefilter("default")  # these tests make errors of them
+        warnings.warn("b: left aside", stacklevel=2)
+
+    monkeypatch.setattr("implantdet.data.command_stats.run", run_with_a_warning)
+    assert run("stats", tmp_path) == 0
+    assert capsys.readouterr().err == "implantdet stats: b: left aside\n"
 
 
 def test_the_road_from_an_export_to_folds(tmp_path, capsys):

@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 
 from implantdet.data.augmentation import build_augmentation, panoramic_zoom
 from implantdet.data.checks import PANORAMIC
-from implantdet.data.images import read_radiograph, to_float
+from implantdet.data.images import modality_by_shape, read_radiograph, to_float
 from implantdet.data.problems import DataError
 from implantdet.taxonomy import THIRDS
 
@@ -38,7 +38,7 @@ class RadiographMapper(DatasetMapper):
     ``image`` comes out as float32 of shape (C, H, W) with levels from 0 to 255, whatever the file's depth, and
     ``instances`` with ``gt_implants``, the ``implant_id`` of each annotation (-1 where it has none). What a crop
     leaves less of than ``MIN_THIRD`` or ``MIN_OTHER`` loses its annotation: nobody could assess it. Radiographs
-    with the ``modality`` panoramic come ``INPUT.PANORAMIC_ZOOM`` times as large.
+    with the ``modality`` panoramic, or as wide as only these are, come ``INPUT.PANORAMIC_ZOOM`` times as large.
     """
 
     @configurable
@@ -104,7 +104,10 @@ class RadiographMapper(DatasetMapper):
         dataset_dict = copy.deepcopy(dataset_dict)
         levels = read_radiograph(dataset_dict["file_name"])
         utils.check_image_size(dataset_dict, levels)
-        dataset_dict["image"], transforms = self.augment(levels, dataset_dict.get("modality"))
+        modality = dataset_dict.get("modality") or modality_by_shape(levels.shape)
+        if modality is not None:
+            dataset_dict["modality"] = modality  # for test-time augmentation
+        dataset_dict["image"], transforms = self.augment(levels, modality)
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
+from implantdet.data.checks import PANORAMIC
 from implantdet.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from implantdet.data.dicom import is_no_radiograph, looks_like_dicom, read_dicom
 from implantdet.data.problems import DataError
@@ -18,6 +20,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *DICOM_SU
 # Detectors deliver 10, 12 or 14 bits in files of 16: the fewest bits that hold the brightest pixel are the full range.
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF's tag; Pillow turns such files round at 8 bits, not at 16
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
+PANORAMIC_SHAPE = 1.7  # width by height, from which on a radiograph is a panoramic; of intraoral sensors, up to 1.5
 
 
 def read_radiograph(path: str | Path) -> np.ndarray:
@@ -92,6 +95,11 @@ def _warn(error: OSError) -> None:
 def is_hidden(path: PurePath) -> bool:
     """Whether a path below a folder is the file system's, never data: a Mac puts ``._a.png`` beside ``a.png``."""
     return any(part.startswith(".") for part in path.parts)
+
+
+def modality_by_shape(shape: Sequence[int]) -> str | None:
+    """``panoramic`` for a height and width that no intraoral sensor has; None otherwise: nobody knows."""
+    return PANORAMIC if shape[1] >= PANORAMIC_SHAPE * shape[0] else None
 
 
 def to_float(levels: np.ndarray) -> np.ndarray:

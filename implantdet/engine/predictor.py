@@ -14,6 +14,7 @@ from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.state import read_classes
 from implantdet.config import add_implantdet_config
 from implantdet.data.checks import MODALITIES
+from implantdet.data.images import modality_by_shape
 from implantdet.data.problems import DataError
 from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.merging import merge
@@ -82,9 +83,11 @@ class ImplantPredictor:
         """The detections of the first stage, on the CPU; arguments as in ``__call__``."""
         if modality not in (None, *MODALITIES):
             raise ValueError(f"modality: found {modality!r}, expected None or one of {', '.join(MODALITIES)}")
+        modality = modality or modality_by_shape(levels.shape)
         if modality is None and self._zooms:
             warnings.warn(
-                "this model was trained with panoramic radiographs enlarged: give the modality (--modality)",
+                "nothing tells what radiographs these are, or some of them: none was enlarged, as panoramic ones were "
+                "when this model was trained. If they are panoramic, give the modality (--modality panoramic)",
                 stacklevel=3,
             )
         image, _ = self._mapper.augment(levels, modality)
@@ -100,6 +103,7 @@ class ImplantPredictor:
             levels: (H, W) grey levels, as ``implantdet.data.images.read_radiograph`` returns them.
             mm_per_pixel: scale, where it is known; where pixels are not square, 2×2.
             modality: ``panoramic`` or ``periapical``, where it is known: ``INPUT.PANORAMIC_ZOOM`` asks for it.
+                None: panoramic if it is at least 1.7 times as wide as high.
 
         Raises:
             ValueError: it is another modality.

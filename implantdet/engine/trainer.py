@@ -22,6 +22,7 @@ from torch import nn
 from implantdet.assembly.assembler import PartAssembler
 from implantdet.data.copy_paste import add_copy_paste
 from implantdet.data.dataset_mapper import RadiographMapper
+from implantdet.data.images import PANORAMIC_SHAPE
 from implantdet.engine.checkpoint import BEST, Checkpointer
 from implantdet.engine.hooks import (
     BestCheckpointer,
@@ -295,12 +296,12 @@ def settings_of(optimizer: torch.optim.Optimizer) -> list[list[Any]]:
 
 
 def warn_of_zoom(cfg: CfgNode, dataset_dicts: list[dict[str, Any]]) -> None:
-    """Say that ``INPUT.PANORAMIC_ZOOM`` does nothing where no image says what it is."""
+    """Say that ``INPUT.PANORAMIC_ZOOM`` does little where no image says what it is."""
     if cfg.INPUT.PANORAMIC_ZOOM != 1 and not any("modality" in record for record in dataset_dicts):
         logging.getLogger(__name__).warning(
             "INPUT.PANORAMIC_ZOOM is %s, but no image of the training set has a 'modality', which annotations.json or "
-            "a DICOM header tells: none is enlarged.",
-            cfg.INPUT.PANORAMIC_ZOOM,
+            "a DICOM header tells: none is enlarged but what is at least %s times as wide as high.",
+            *(cfg.INPUT.PANORAMIC_ZOOM, PANORAMIC_SHAPE),
         )
 
 

@@ -6,13 +6,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from implantdet.data.idd import IMAGES, load_folds, load_idd, read_json
 from implantdet.data.images import read_radiograph, to_float
 from implantdet.data.problems import DataError
 from implantdet.data.register import image_ids
+from implantdet.report.close_ups import add_close_ups
 from implantdet.report.implant_overlay import draw_implants, sure_enough
 from implantdet.report.overlay import detections_of, draw_panel, save_picture, side_by_side
 
@@ -74,17 +74,16 @@ def draw_dataset(
             sure = [detection for detection in predicted[image["id"]] if detection["score"] >= min_score]
             boxes = detections_of(sure, content["categories"])
             panels.append(draw_panel(radiograph, boxes, f"detected, score from {min_score:.0%}"))
+        shown: list[dict[str, Any]] = []
         if assembled is not None:
-            panels.append(_implant_panel(radiograph, assembled[image["id"]], min_score))
+            found = assembled[image["id"]]
+            shown, title = sure_enough(found["implants"], min_score)
+            panels.append(draw_implants(radiograph, shown, f"{title} · error of all {found['error']:.2f}"))
+        picture = add_close_ups(side_by_side(panels), radiograph, shown)
         rank = "" if worst is None else f"worst{place:03d}_"
         paths.append(out / f"{rank}{image['id']:06d}_{Path(image['file_name']).stem}.png")
-        save_picture(side_by_side(panels), paths[-1])
+        save_picture(picture, paths[-1])
     return paths
-
-
-def _implant_panel(radiograph: np.ndarray, found: dict[str, Any], min_score: float) -> Any:
-    shown, title = sure_enough(found["implants"], min_score)
-    return draw_implants(radiograph, shown, f"{title} · error of all {found['error']:.2f}")
 
 
 def _by_image(records: list[dict[str, Any]]) -> defaultdict[int, list[dict[str, Any]]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,17 +48,7 @@ def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: 
     drawn = panel.copy()
     draw = ImageDraw.Draw(drawn)
     for implant in implants:
-        draw.rectangle(on_panel(implant["box"], scale), outline=COLOURS[SYSTEM], width=2)
-        for part in implant["parts"]:
-            colour = COLOURS[part["third"]]
-            if part["box_std"] is None:
-                draw.rectangle(on_panel(part["box"], scale), outline=colour, width=2)
-            else:
-                _dashed_rectangle(draw, on_panel(part["box"], scale), colour)
-        if implant["axis"] is not None:
-            draw.line(
-                on_panel([value for point in implant["axis"] for value in point], scale), fill=OTHER_COLOUR, width=2
-            )
+        draw_implant(draw, implant, partial(on_panel, scale=scale))
     # An inferred box may leave the radiograph; nothing is drawn on what stands beside it.
     panel.paste(drawn.crop((0, 2 * LINE, panel.width - COLUMN, panel.height)), (0, 2 * LINE))
     notes = [
@@ -67,6 +58,21 @@ def draw_implants(image: np.ndarray, implants: Sequence[dict[str, Any]], title: 
     panel = write_notes(panel, scale, notes)
     write_footer(panel, FOOTER)
     return panel
+
+
+def draw_implant(
+    draw: ImageDraw.ImageDraw, implant: dict[str, Any], place: Callable[[Sequence[float]], tuple[int, ...]]
+) -> None:
+    """Draw the boxes and the axis of an implant of ``implants.json``; ``place`` gives x, y, x, y, … in the picture."""
+    draw.rectangle(place(implant["box"]), outline=COLOURS[SYSTEM], width=2)
+    for part in implant["parts"]:
+        colour = COLOURS[part["third"]]
+        if part["box_std"] is None:
+            draw.rectangle(place(part["box"]), outline=colour, width=2)
+        else:
+            _dashed_rectangle(draw, place(part["box"]), colour)
+    if implant["axis"] is not None:
+        draw.line(place([value for point in implant["axis"] for value in point]), fill=OTHER_COLOUR, width=2)
 
 
 def sure_enough(implants: Sequence[dict[str, Any]], min_score: float) -> tuple[list[dict[str, Any]], str]:

@@ -113,7 +113,7 @@ def open_panel(image: np.ndarray, title: str) -> tuple[Image.Image, float]:
     radiograph = Image.fromarray(image).resize((width, HEIGHT), Image.Resampling.BICUBIC)
     panel = Image.new("RGB", (width + COLUMN, HEIGHT + 2 * LINE), BACKGROUND)
     panel.paste(radiograph.convert("RGB"), (0, 2 * LINE))
-    ImageDraw.Draw(panel).text((6, 1), title, fill=TEXT, font=_font(16))
+    ImageDraw.Draw(panel).text((6, 1), title, fill=TEXT, font=font(16))
     return panel, scale
 
 
@@ -136,17 +136,17 @@ def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> Imag
         higher = Image.new("RGB", (panel.width, needed), BACKGROUND)
         higher.paste(panel, (0, 0))
         panel = higher
-    draw, font = ImageDraw.Draw(panel), _font(3 * step // 4)
+    draw, letters = ImageDraw.Draw(panel), font(3 * step // 4)
     for place, k in enumerate(reading_order([note.box for note in notes]), start=1):
         note = notes[k]
         number = str(note.number or place)
         _, y0, x1, y1 = on_panel(note.box, scale)
         beside = min(x1 + 4, width - LINE), max(2 * LINE, min((y0 + y1) // 2, panel.height - LINE))
-        draw.text(beside, number, fill=TEXT, font=font, anchor="lm", stroke_width=2, stroke_fill=BACKGROUND)
-        draw.text((width + 8, top), number, fill=TEXT, font=font)
+        draw.text(beside, number, fill=TEXT, font=letters, anchor="lm", stroke_width=2, stroke_fill=BACKGROUND)
+        draw.text((width + 8, top), number, fill=TEXT, font=letters)
         for line in note.lines:
-            text = _shortened(line.text, font, COLUMN - INDENT)
-            draw.text((width + INDENT, top), text, fill=line.colour, font=font)
+            text = _shortened(line.text, letters, COLUMN - INDENT)
+            draw.text((width + INDENT, top), text, fill=line.colour, font=letters)
             top += step
         top += GAP
     return panel
@@ -154,13 +154,13 @@ def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> Imag
 
 def write_footer(panel: Image.Image, text: str) -> None:
     """Write a line under the notes."""
-    ImageDraw.Draw(panel).text((panel.width - COLUMN + 8, panel.height - LINE), text, fill=TEXT, font=_font(13))
+    ImageDraw.Draw(panel).text((panel.width - COLUMN + 8, panel.height - LINE), text, fill=TEXT, font=font(13))
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+def _shortened(text: str, letters: ImageFont.FreeTypeFont, room: float) -> str:
     """A text that fits so many pixels: letters before its last word, which may be a score, give way to an ellipsis."""
     head, _, last = text.rpartition(" ")
-    while head and font.getlength(text) > room:
+    while head and letters.getlength(text) > room:
         head = head[:-1]
         text = f"{head}… {last}"
     return text
@@ -170,8 +170,8 @@ def write_key(panel: Image.Image, entries: Sequence[tuple[str, tuple[int, int, i
     """Write what the colours mean under the title, flush right."""
     draw, left = ImageDraw.Draw(panel), panel.width - 6.0
     for word, colour in reversed(entries):
-        left -= draw.textlength(word, font=_font(13))
-        draw.text((left, LINE + 1), word, fill=colour, font=_font(13))
+        left -= draw.textlength(word, font=font(13))
+        draw.text((left, LINE + 1), word, fill=colour, font=font(13))
         left -= 12
 
 
@@ -250,5 +250,6 @@ def _wrap(group: Sequence[Detection]) -> list[str]:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The letters of all pictures, in a size."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

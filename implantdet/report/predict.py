@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from implantdet.data.dicom import header_of
 from implantdet.data.idd import read_json, write_json
-from implantdet.data.images import SUFFIXES, find_radiographs, read_radiograph, to_float
+from implantdet.data.images import SUFFIXES, find_radiographs, modality_by_shape, read_radiograph, to_float
 from implantdet.data.problems import DataError, Problem
 from implantdet.engine.predictor import ImplantPredictor
 from implantdet.evaluation.implant_results import implants_of
+from implantdet.report.close_ups import add_close_ups
 from implantdet.report.implant_overlay import draw_implants, sure_enough
 from implantdet.report.overlay import COLUMN, open_panel, save_picture, side_by_side
 
@@ -45,7 +46,8 @@ def predict_radiographs(
         min_score: implants below it are left out of the pictures; the file has them all.
         mm_per_pixel: scale of the radiographs, if it is known and one for all; None: each has its DICOM header's.
         lines: file of product lines, as for ``ImplantPredictor``.
-        modality: of all the radiographs, as for ``ImplantPredictor``; None: each has its DICOM header's.
+        modality: of all the radiographs, as for ``ImplantPredictor``; None: each has its DICOM header's,
+            or is panoramic if its shape says so.
         resume: ``out`` may have radiographs of an earlier run with the same arguments: they are not looked at again.
 
     Returns:
@@ -84,7 +86,7 @@ def predict_radiographs(
             try:
                 levels = read_radiograph(path)
                 scale, kind = header_of(path)
-                scale, kind = mm_per_pixel or scale, modality or kind
+                scale, kind = mm_per_pixel or scale, modality or kind or modality_by_shape(levels.shape)
                 assembly = predictor(levels, scale, kind)
                 implants = implants_of(assembly, min_score)
                 picture = _picture(levels, implants, name, min_score)
@@ -187,8 +189,10 @@ def _stem(path: Path) -> str:
 
 
 def _picture(levels: np.ndarray, implants: Sequence[dict[str, Any]], name: str, min_score: float) -> Image.Image:
-    """The radiograph as it is and, to its right, with its implants."""
+    """The radiograph as it is and, to its right, with its implants; under them, these enlarged if they are small."""
     radiograph = to_float(levels).round().astype("uint8")
     plain, _ = open_panel(radiograph, name)
-    drawn = draw_implants(radiograph, *sure_enough(implants, min_score))
-    return side_by_side([plain.crop((0, 0, plain.width - COLUMN, plain.height)), drawn])
+    shown, title = sure_enough(implants, min_score)
+    drawn = draw_implants(radiograph, shown, title)
+    picture = side_by_side([plain.crop((0, 0, plain.width - COLUMN, plain.height)), drawn])
+    return add_close_ups(picture, radiograph, shown)

@@ -149,6 +149,20 @@ def test_images_without_annotations_have_empty_instances(record):
     assert (len(instances), instances.gt_boxes.tensor.shape) == (0, (0, 4))
 
 
+def test_what_is_as_wide_as_panoramics_are_is_taken_for_one(tmp_path):
+    """1.7 times as wide as high, where nobody says what it is."""
+    mapper = RadiographMapper(config(INPUT__PANORAMIC_ZOOM=2.0), False)
+    for width, told, kind, zoom in (
+        (170, {}, "panoramic", 2),
+        (169, {}, None, 1),
+        (170, {"modality": "periapical"}, "periapical", 1),
+    ):
+        Image.fromarray(np.zeros((100, width), np.uint8)).save(tmp_path / "image.png")
+        mapped = mapper({"file_name": str(tmp_path / "image.png"), **told})
+        assert mapped.get("modality") == kind
+        assert mapped["image"].shape[1] == zoom * HEIGHT
+
+
 def test_detectron2s_crop_still_goes_first(record):
     cfg = config(INPUT__CROP__ENABLED=True, INPUT__CROP__TYPE="absolute", INPUT__CROP__SIZE=[24, 24])
     assert RadiographMapper(cfg, True)(record)["image"].shape == (1, 48, 48)

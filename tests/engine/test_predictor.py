@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,8 +67,15 @@ def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, 
         assert json.loads(json.dumps(mine)) == image["implants"]
         found[record["modality"]] += len(mine)
     assert all(found.values())
-    with pytest.warns(UserWarning, match="give the modality"):
+    with pytest.warns(UserWarning, match=r"give the modality \(--modality panoramic\)"):
         predictor(np.zeros((60, 60), np.uint8))
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "_mapper", SimpleNamespace(augment=lambda levels, kind: seen.append(kind) or 1 / 0))
+        for width, kind in ((102, None), (102, "periapical")):  # by its shape, unless somebody knows it
+            with pytest.raises(ZeroDivisionError):
+                predictor(np.zeros((60, width), np.uint8), modality=kind)
+    assert seen == ["panoramic", "periapical"]
     with pytest.raises(ValueError, match="modality: found 'Panoramic', expected None or one of panoramic, periapical"):
         predictor(np.zeros((60, 60), np.uint8), modality="Panoramic")
 

@@ -127,7 +127,7 @@ def test_panels_stand_side_by_side():
 
 
 def test_long_lines_are_shortened_and_keep_their_score():
-    font = overlay._font(15)
+    font = overlay.font(15)
     assert overlay._shortened("ITI 93%", font, COLUMN) == "ITI 93%"
     long = "unknown, like Zimmer Biomet Dental Tapered Screw-Vent 61%"
     shortened = overlay._shortened(long, font, COLUMN - INDENT)

@@ -98,6 +98,13 @@ def test_what_the_command_line_does_not_say_comes_from_each_files_header(radiogr
     assert pictures == ["1.2.840.11.png", "1.2.840.12.png", "one.png"]
 
 
+def test_what_no_header_says_the_shape_of_a_panoramic_does(radiographs):
+    Image.fromarray(np.full((40, 80), 200, np.uint8)).save(radiographs / "a/deep/wide.png")
+    predict_radiographs("run", [radiographs / "a"], radiographs / "out", lines="lines.yaml")
+    assert predict.ImplantPredictor.told == [(None, None), (None, "panoramic")]
+    assert [image["modality"] for image in written(radiographs)["images"]] == [None, "panoramic"]
+
+
 def test_the_picture_has_the_radiograph_as_it_is_and_its_sure_implants(radiographs):
     run(radiographs, radiographs / "a", min_score=0.5)
     with Image.open(radiographs / "out/one.png") as picture:
