@@ -32,8 +32,10 @@ def implants_of(assembly: Assembly, min_score: float = 0.0) -> list[dict[str, An
 
     They are numbered as one reads, those below ``min_score``, which a picture has not, after the others.
     """
-    order = reading_order([implant.box for implant in assembly.implants])
-    order.sort(key=lambda k: assembly.implants[k].score < min_score)  # which keeps the order among equals
+    order: list[int] = []
+    for is_weak in (False, True):  # each by themselves: what nobody sees makes no rows
+        mine = [k for k, implant in enumerate(assembly.implants) if (implant.score < min_score) == is_weak]
+        order += [mine[place] for place in reading_order([assembly.implants[k].box for k in mine])]
     return [_implant(implant, order.index(k) + 1) for k, implant in enumerate(assembly.implants)]
 
 

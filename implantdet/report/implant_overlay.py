@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -100,24 +100,36 @@ def describe(implant: dict[str, Any]) -> list[str]:
                 if sign * reason["weight"] > 0 and reason["axis"] != SYSTEM  # that the whole looks so explains nothing
             ]
             if reasons:
-                reason = max(reasons, key=lambda reason: abs(reason["weight"]))
-                said = f"{reason['axis']} {reason['value']}".replace(".", " ").replace("_", " ")
-                lines.append(f"  {word}: {said} {_percent(reason['score'])}")
-    inferred = [part["third"] for part in implant["parts"] if part["box_std"] is not None]
-    size = ""
-    if implant["length_mm"] is not None:
-        is_sure = {THIRDS[0], THIRDS[-1]}.isdisjoint(inferred)  # the ends were seen
-        size = f", {implant['length_mm']:.1f} mm" if is_sure else f", about {implant['length_mm']:.0f} mm"
-        size += " in the image"
-    lines.append(f"  score {_percent(implant['score'])}{size}")
+                lines.append(f"  {word}: {in_words(max(reasons, key=lambda reason: abs(reason['weight'])))}")
+    length, inferred = length_of(implant), inferred_thirds(implant)
+    lines.append(f"  score {percent(implant['score'])}" + (f", {length} in the image" if length else ""))
     return [*lines, f"  inferred: {', '.join(inferred)}"] if inferred else lines
+
+
+def in_words(reason: Mapping[str, Any]) -> str:
+    """A piece of evidence, with the score of the reading."""
+    said = f"{reason['axis']} {reason['value']}".replace(".", " ").replace("_", " ")
+    return f"{said} {percent(reason['score'])}"
+
+
+def length_of(implant: Mapping[str, Any]) -> str:
+    """The length in millimetres, ``about`` it if an end was not seen; nothing where the scale is not known."""
+    if implant["length_mm"] is None:
+        return ""
+    is_sure = {THIRDS[0], THIRDS[-1]}.isdisjoint(inferred_thirds(implant))
+    return f"{implant['length_mm']:.1f} mm" if is_sure else f"about {implant['length_mm']:.0f} mm"
+
+
+def inferred_thirds(implant: Mapping[str, Any]) -> list[str]:
+    """The thirds that were not detected."""
+    return [part["third"] for part in implant["parts"] if part["box_std"] is not None]
 
 
 def _fit(candidates: Sequence[dict[str, Any]], start: str = "") -> list[str]:
     """Names with their probabilities, most probable first, as many as fit one line; none if there are no candidates."""
     line = start
     for candidate in candidates:
-        name = f"{candidate['name']} {_percent(candidate['probability'])}"
+        name = f"{candidate['name']} {percent(candidate['probability'])}"
         is_too_much = line != start and len(line) + len(name) > LENGTH - 4
         if candidate["probability"] < SHOWN or is_too_much:
             break
@@ -125,7 +137,7 @@ def _fit(candidates: Sequence[dict[str, Any]], start: str = "") -> list[str]:
     return [line] if line != start else []
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """No model is sure."""
     return ">99%" if share >= 0.995 else f"{share:.0%}"
 

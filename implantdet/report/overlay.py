@@ -123,7 +123,7 @@ def on_panel(points: Sequence[float], scale: float) -> tuple[int, ...]:
 
 
 def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> Image.Image:
-    """The panel with notes beside the radiograph, row by row of their boxes, and their numbers at these.
+    """The panel with notes beside the radiograph, by their numbers or row by row of their boxes, and numbers at these.
 
     Many are written smaller; what does not fit even so makes the panel higher.
     """
@@ -137,8 +137,8 @@ def write_notes(panel: Image.Image, scale: float, notes: Sequence[Note]) -> Imag
         higher.paste(panel, (0, 0))
         panel = higher
     draw, letters = ImageDraw.Draw(panel), font(3 * step // 4)
-    for place, k in enumerate(reading_order([note.box for note in notes]), start=1):
-        note = notes[k]
+    in_order = [notes[k] for k in reading_order([note.box for note in notes])]
+    for place, note in enumerate(sorted(in_order, key=lambda note: note.number or 0), start=1):
         number = str(note.number or place)
         _, y0, x1, y1 = on_panel(note.box, scale)
         beside = min(x1 + 4, width - LINE), max(2 * LINE, min((y0 + y1) // 2, panel.height - LINE))

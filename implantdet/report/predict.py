@@ -20,6 +20,7 @@ from implantdet.evaluation.implant_results import implants_of
 from implantdet.report.close_ups import add_close_ups
 from implantdet.report.implant_overlay import draw_implants, sure_enough
 from implantdet.report.overlay import COLUMN, open_panel, save_picture, side_by_side
+from implantdet.report.page import PAGE, write_page
 
 IMPLANTS = "implants.json"
 SAVED_EVERY = 20  # radiographs
@@ -35,7 +36,7 @@ def predict_radiographs(
     modality: str | None = None,
     resume: bool = False,
 ) -> int:
-    """Write a picture per radiograph and, of all of them, ``implants.json``.
+    """Write a picture per radiograph and, of all of them, ``implants.json`` and a page for a browser, ``index.html``.
 
     What is finished when the run is interrupted stays, with an ``implants.json`` of its own, and ``resume`` goes on.
 
@@ -76,7 +77,9 @@ def predict_radiographs(
     def save() -> None:
         if written:
             in_order = sorted(written, key=lambda image: places[image["picture"]])
-            write_json(out / IMPLANTS, {**settings, "images": in_order})
+            content = {**settings, "images": in_order}
+            write_json(out / IMPLANTS, content)
+            write_page(out / PAGE, content)
 
     places = {f"{name}.png": place for place, name in enumerate(names)}
     is_done = {image["file_name"] for image in written}

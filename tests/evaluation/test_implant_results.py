@@ -71,3 +71,13 @@ def test_implants_are_numbered_as_one_reads():
     assert [implant["number"] for implant in listed] == [4, 3, 1, 2]
     assert [implant["number"] for implant in implants_of(Assembly((below, *placed), ()), 0.75)] == [3, 2, 1, 4]
     assert implants_of(Assembly((), ())) == []
+
+
+def test_what_no_picture_shows_makes_no_rows():
+    """A weak one above both would end the row of the left one at its own end, so that the right one came first."""
+    left, right, weak = ((0, 12, 10, 30), (20, 10, 30, 28), (0, 0, 10, 20))
+    scored = ((right, 0.9), (left, 0.8), (weak, 0.1))
+    listed = [
+        dataclasses.replace(found(k, complete(k, 3 * k)), box=box, score=score) for k, (box, score) in enumerate(scored)
+    ]
+    assert [implant["number"] for implant in implants_of(Assembly(tuple(listed), ()), 0.3)] == [2, 1, 3]

@@ -72,6 +72,7 @@ def test_every_radiograph_of_files_and_folders_has_a_picture_and_its_implants(ra
         "a_deep_one.png",
         "b_deep_one.png",
         "implants.json",
+        "index.html",
     ]
 
 
