@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         args.run_dir, args.images, args.out, args.min_score, args.mm_per_pixel, args.lines, args.modality, args.resume
     )
     pictures = "1 picture" if number == 1 else f"{number} pictures"
-    print(f"{args.out}: {pictures}, and implants.json. They are hints for a dentist, not diagnoses.")
+    print(f"{args.out}: {pictures}, index.html to look at them, and implants.json. Hints for a dentist, not diagnoses.")
 
 
 def _within(low: float, high: float) -> Callable[[str], float]:
