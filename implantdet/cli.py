@@ -11,8 +11,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from implantdet import __version__
 from implantdet.data.problems import DataError
@@ -53,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"implantdet {args.command}: {message}", file=sys.stderr)
+            warnings.showwarning = partial(_show, args.command, warnings.showwarning)
             import_module(COMMANDS[args.command][0]).run(args)
     except DataError as error:
         print(f"implantdet {args.command}: {error.message}", *error.problems, sep="\n  ", file=sys.stderr)
@@ -68,6 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_main_thread:
             signal.signal(signal.SIGTERM, handler)
     return 0
+
+
+def _show(
+    command: str, usual: Callable[..., None], message: str, category: type[Warning], filename: str, *place: Any
+) -> None:
+    """Print a warning: of ours, without the code that it came from, beside a progress bar; of others as usual."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        tqdm.write(f"implantdet {command}: {message}", file=sys.stderr)
+    else:
+        usual(message, category, filename, *place)
 
 
 if __name__ == "__main__":

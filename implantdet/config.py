@@ -38,7 +38,8 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # Crops should show things as large as the detector will see them.
     cfg.INPUT.MIN_CROP_AREA = 0.2
     cfg.INPUT.MAX_CROP_AREA = 1.0  # pre-training: largest share, in [MIN_CROP_AREA, 1]
-    # Images with the modality `panoramic` are seen this many times as large, 1 to 8: implants are small in them. With
+    # Images with the modality `panoramic`, or without one and at least 1.7 times as wide as high, are seen this many
+    # times as large, 1 to 8: implants are small in them. With
     # INPUT.CROP, and in pre-training, their crops are so many times smaller and come in as many pixels.
     cfg.INPUT.PANORAMIC_ZOOM = 1.0
     cfg.INPUT.NOISE_FRACTION = 0.06  # noise replaces up to this fraction of the pixels, in [0, 1]; paper section 4.3
@@ -119,7 +120,7 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.MAX_EPOCHS = 100.0  # > 0
     cfg.SOLVER.WARMUP_EPOCHS = 10.0  # in [0, MAX_EPOCHS)
     cfg.SOLVER.EVAL_EPOCHS = 5.0  # evaluate every so many epochs, > 0
-    cfg.SOLVER.CHECKPOINT_EPOCHS = 0.0  # save every so many epochs, >= 0; 0: whenever it is evaluated
+    cfg.SOLVER.CHECKPOINT_EPOCHS = 0.0  # save every so many epochs, >= 0; 0, or more than EVAL_EPOCHS: as these
     cfg.SOLVER.BETAS = [0.9, 0.999]  # AdamW's
     cfg.SOLVER.LAYER_DECAY = 0.7  # learning rate factor from one ViT block to the block below it, in (0, 1]; 1: off
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # parts of a batch that pass one after another, to save memory, >= 1

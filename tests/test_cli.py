@@ -13,6 +13,7 @@ from PIL import Image
 
 from implantdet import __version__
 from implantdet.cli import COMMANDS, main
+from implantdet.data import command_stats
 
 
 def write_source(root, names=("a", "b", "c", "d", "e", "f"), box="0 0.5 0.5 0.2 0.4"):
@@ -39,13 +40,17 @@ def read(path):
 
 
 def test_warnings_are_told_in_one_line_without_the_code(monkeypatch, capsys, tmp_path):
-    def run_with_a_warning(args):
+    def run_with_warnings(args):
         warnings.simplefilter("default")  # these tests make errors of them
-        warnings.warn("b: left aside", stacklevel=2)
+        warnings.warn_explicit("b: left aside", UserWarning, command_stats.__file__, 1)
+        warnings.warn_explicit("of a library", UserWarning, "/lib/torch.py", 1)
 
-    monkeypatch.setattr("implantdet.data.command_stats.run", run_with_a_warning)
+    monkeypatch.setattr(command_stats, "run", run_with_warnings)
+    monkeypatch.setattr(warnings, "showwarning", lambda *told: print("as usual:", *told[:3], file=sys.stderr))
     assert run("stats", tmp_path) == 0
-    assert capsys.readouterr().err == "implantdet stats: b: left aside\n"
+    assert capsys.readouterr().err == (
+        "implantdet stats: b: left aside\nas usual: of a library <class 'UserWarning'> /lib/torch.py\n"
+    )
 
 
 def test_the_road_from_an_export_to_folds(tmp_path, capsys):

@@ -20,7 +20,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *DICOM_SU
 # Detectors deliver 10, 12 or 14 bits in files of 16: the fewest bits that hold the brightest pixel are the full range.
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF's tag; Pillow turns such files round at 8 bits, not at 16
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
-PANORAMIC_SHAPE = 1.7  # width by height, from which on a radiograph is a panoramic; of intraoral sensors, up to 1.5
+PANORAMIC_SHAPE = 1.7  # width by height, of a panoramic; of intraoral sensors hardly any but that of long bitewings
 
 
 def read_radiograph(path: str | Path) -> np.ndarray:
@@ -98,7 +98,7 @@ def is_hidden(path: PurePath) -> bool:
 
 
 def modality_by_shape(shape: Sequence[int]) -> str | None:
-    """``panoramic`` for a height and width that no intraoral sensor has; None otherwise: nobody knows."""
+    """``panoramic`` for a height and width that hardly any intraoral sensor has; None otherwise: nobody knows."""
     return PANORAMIC if shape[1] >= PANORAMIC_SHAPE * shape[0] else None
 
 

@@ -11,6 +11,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_utils
 
 from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, NUM_FOLDS, load_folds, load_idd, require_file
+from implantdet.data.images import modality_by_shape
 from implantdet.data.problems import DataError
 from implantdet.taxonomy import SYSTEM
 
@@ -93,7 +94,7 @@ def _load(root: str, part: str, systems_only: bool, name: str) -> list[dict[str,
             "image_id": image["id"],
             "height": image["height"],
             "width": image["width"],
-            **{key: image[key] for key in _IMAGE_KEYS if key in image},
+            **_told(image),
             "annotations": [],
         }
         for image in content["images"]
@@ -112,6 +113,13 @@ def _load(root: str, part: str, systems_only: bool, name: str) -> list[dict[str,
                 }
             )
     return list(records.values())
+
+
+def _told(image: dict[str, Any]) -> dict[str, Any]:
+    """The optional fields of an image; its modality, if nobody tells it, by its shape."""
+    told = {key: image[key] for key in _IMAGE_KEYS if key in image}
+    modality = told.get("modality") or modality_by_shape((image["height"], image["width"]))
+    return told | ({"modality": modality} if modality else {})
 
 
 def _compressed(annotation: dict[str, Any]) -> dict[str, Any]:

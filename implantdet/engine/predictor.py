@@ -77,14 +77,15 @@ class ImplantPredictor:
         cfg.MODEL.MASK_ON = model.roi_heads.mask_on = False  # the assembly does not look at masks
         self._detector = Trainer.build_detector(cfg, model).eval()
         self._mapper = Trainer.build_test_mapper(cfg)
-        self._zooms = cfg.INPUT.PANORAMIC_ZOOM != 1
+        self._asks_for_modality = cfg.INPUT.PANORAMIC_ZOOM != 1
 
     def detect(self, levels: np.ndarray, modality: str | None = None) -> Instances:
         """The detections of the first stage, on the CPU; arguments as in ``__call__``."""
         if modality not in (None, *MODALITIES):
             raise ValueError(f"modality: found {modality!r}, expected None or one of {', '.join(MODALITIES)}")
         modality = modality or modality_by_shape(levels.shape)
-        if modality is None and self._zooms:
+        if modality is None and self._asks_for_modality:
+            self._asks_for_modality = False  # once for all; the record of ``warnings`` is cleared by Detectron2
             warnings.warn(
                 "nothing tells what radiographs these are, or some of them: none was enlarged, as panoramic ones were "
                 "when this model was trained. If they are panoramic, give the modality (--modality panoramic)",
@@ -93,7 +94,8 @@ class ImplantPredictor:
         image, _ = self._mapper.augment(levels, modality)
         height, width = levels.shape
         record = {"image": image, "height": height, "width": width, "modality": modality}
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")  # Detectron2's anchors
             return self._detector([record])[0]["instances"].to("cpu")
 
     def __call__(self, levels: np.ndarray, mm_per_pixel: Scale | None = None, modality: str | None = None) -> Assembly:

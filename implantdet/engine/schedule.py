@@ -39,7 +39,8 @@ def lengths_in_iterations(
         max_epochs: length of the training, > 0.
         warmup_epochs: length of the warm-up, in [0, max_epochs).
         eval_epochs: distance between evaluations, > 0; with more than ``max_epochs`` there is one, at the end.
-        checkpoint_epochs: distance between checkpoints, >= 0; with 0 that between evaluations.
+        checkpoint_epochs: distance between checkpoints, >= 0; with 0, or more than ``eval_epochs``, that between
+            evaluations.
 
     Raises:
         ValueError: a length is out of its range; the message names the key.
@@ -56,7 +57,7 @@ def lengths_in_iterations(
     max_iter = max(1, round(max_epochs * iters_per_epoch))
     eval_period, checkpoint_period = (
         min(max_iter, max(1, round(epochs * iters_per_epoch)))
-        for epochs in (eval_epochs, checkpoint_epochs or eval_epochs)
+        for epochs in (eval_epochs, min(checkpoint_epochs or eval_epochs, eval_epochs))
     )
     return Lengths(max_iter, round(warmup_epochs * iters_per_epoch), eval_period, checkpoint_period)
 

@@ -18,12 +18,12 @@ MAX_ENLARGEMENT = 8  # of a pixel of the radiograph
 
 
 def add_close_ups(picture: Image.Image, image: np.ndarray, implants: Sequence[dict[str, Any]]) -> Image.Image:
-    """A picture with close-ups of its implants under it, if one of them is small there.
+    """A picture with close-ups under it of the implants that are small there.
 
     A panoramic radiograph shows an implant in a few dozen pixels: too few to tell a thread by eye.
 
     Args:
-        picture: with the radiograph, as high as ``open_panel`` makes it.
+        picture: with the radiograph as high as ``open_panel`` makes it.
         image: the radiograph, H×W, uint8.
         implants: those that are drawn there, as in ``implants.json``.
 
@@ -31,10 +31,10 @@ def add_close_ups(picture: Image.Image, image: np.ndarray, implants: Sequence[di
         The same picture, or a higher one of the same width.
     """
     scale = HEIGHT / image.shape[0]
-    if not any(scale * max(_size(implant["box"])) < SMALL for implant in implants):
+    small = [implant for implant in implants if scale * max(_size(implant["box"])) < SMALL]
+    if not small:
         return picture
-    in_order = sorted(implants, key=lambda implant: implant["number"])
-    tiles = [_close_up(image, implant, picture.width) for implant in in_order]
+    tiles = [_close_up(image, implant, picture.width) for implant in sorted(small, key=lambda each: each["number"])]
     places, left, top = [], 0, picture.height + GAP
     for tile in tiles:
         if left and left + tile.width > picture.width:

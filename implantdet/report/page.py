@@ -13,12 +13,20 @@ from implantdet.report.implant_overlay import SHOWN, in_words, inferred_thirds, 
 from implantdet.taxonomy import SYSTEM
 
 PAGE = "index.html"
-_COLUMNS = ("No.", "May be", "Product lines", "For and against", "Length", "Score")
+_COLUMNS = ("No.", "May be", "Product lines", "For and against", "Length in the image", "Score")
 _NOTICE = (
-    "A hint for a dentist, not a diagnosis. Implants are compared with the listed makers alone: a probability says how "
-    "these compare, not that the implant is of one of them. A set holds the true name, if it is listed, as often as "
-    "the model was calibrated to (ASSEMBLY.COVERAGE, nine times of ten)."
+    "A hint for a dentist, not a diagnosis, by research software that nobody has validated clinically. It misses "
+    "implants, and takes other things for implants. They are compared with the listed makers alone: an implant of "
+    "another maker mostly gets a listed name, without a warning. Order no part by this page."
 )
+_WORDS = {
+    "No.": "the number in the picture",
+    "May be": "how the listed makers compare; <i>other</i>: the listed lines of makers without a class of their own",
+    "set": "the names that the calibration does not rule out",
+    "For and against": "the features of design that were read, and how sure the detector is of each",
+    "Length in the image": "that of the shadow, which is larger than the implant; only where the scale is known",
+    "Score": "how sure it is that there is an implant; <i>inferred</i> thirds were not seen, but placed by the others",
+}
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bar: #d55e0055; }
 body { font: 16px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem; }
@@ -29,8 +37,9 @@ img { max-width: 100%; height: auto; display: block; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; margin-top: .6rem; font-size: .92rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
+dt { font-weight: bold; }
 td p { margin: 0 0 .3rem; }
-ul { list-style: none; margin: 0; padding: 0; } li { padding: 0 .2rem; white-space: nowrap; }
+ul { list-style: none; margin: 0; padding: 0; } li { padding: 0 .2rem; } td li { white-space: nowrap; }
 td:nth-child(5) { white-space: nowrap; }
 .share { background: linear-gradient(to right, var(--bar) var(--part), transparent var(--part)); }
 @media print { h2 { break-before: page; } }
@@ -42,7 +51,8 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
 
     Args:
         path: of the page, in the folder of the pictures.
-        content: of ``implants.json``: implants of a score from its ``min_score`` on are told, as they are drawn.
+        content: of ``implants.json``: implants of a score from its ``min_score`` on are told, as they are drawn; and
+            the radiographs that were ``left_out``.
     """
     images = content["images"]
     many = f"{len(images)} radiograph{'' if len(images) == 1 else 's'}"
@@ -53,12 +63,25 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>Implants in {many}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
             f'<h1>Implants in {many}</h1>\n<p class="notice">{_NOTICE}</p>\n<p class="known">{escape(about)}</p>',
+            _left_out(content["left_out"]),
+            f"<details><summary>What the words mean</summary>\n<dl>{_glossary()}</dl>\n</details>",
             *(_section(image, content["min_score"]) for image in images),
             "</body>\n</html>\n",
         ]
     )
     with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _left_out(images: Sequence[Mapping[str, str]]) -> str:
+    if not images:
+        return ""
+    items = "".join(f"<li>{escape(image['file_name'])}: {escape(image['reason'])}</li>" for image in images)
+    return f'<div class="notice"><b>Could not be looked at</b><ul>{items}</ul></div>'
+
+
+def _glossary() -> str:
+    return "".join(f"<dt>{word}</dt><dd>{meaning}</dd>" for word, meaning in _WORDS.items())
 
 
 def _section(image: Mapping[str, Any], min_score: float) -> str:
@@ -79,7 +102,10 @@ def _section(image: Mapping[str, Any], min_score: float) -> str:
 
 
 def _scale(mm_per_pixel: float | Sequence[Sequence[float]] | None) -> str | None:
-    return None if mm_per_pixel is None else f"{mm_per_pixel} mm per pixel"
+    if mm_per_pixel is None:
+        return None
+    steps = [mm_per_pixel] if isinstance(mm_per_pixel, float) else [mm_per_pixel[0][0], mm_per_pixel[1][1]]
+    return " × ".join(f"{step:.3g}" for step in steps) + " mm per pixel"
 
 
 def _table(rows: Sequence[str]) -> str:
@@ -139,4 +165,4 @@ def _evidence(ranking: Mapping[str, Any]) -> str:
         ]
         if reasons:
             said += f"<p><b>{word}</b> {escape(', '.join(map(in_words, reasons)))}</p>"
-    return said or "its design could not be read"
+    return said or ("its design could not be read" if ranking["fit"] is None else "")

@@ -1,4 +1,4 @@
-"""Radiographs without annotations to pictures and ``implants.json``: what is found in them, by a trained model."""
+"""Radiographs without annotations to pictures, a page and ``implants.json``: what is found, by a trained model."""
 
 from __future__ import annotations
 
@@ -72,12 +72,13 @@ def predict_radiographs(
         predictor = ImplantPredictor(run_dir, lines=lines)
     except ValueError as error:
         raise DataError(str(error)) from error
-    problems = []
+    problems: list[Problem] = []
 
     def save() -> None:
         if written:
             in_order = sorted(written, key=lambda image: places[image["picture"]])
-            content = {**settings, "images": in_order}
+            left_out = [{"file_name": problem.file, "reason": problem.reason} for problem in problems]
+            content = {**settings, "images": in_order, "left_out": left_out}
             write_json(out / IMPLANTS, content)
             write_page(out / PAGE, content)
 

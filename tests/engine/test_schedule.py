@@ -14,6 +14,7 @@ from implantdet.engine.schedule import Lengths, lengths_in_iterations, with_leng
         (743, 4, (28, 1, 4), Lengths(5201, 186, 743, 743)),  # 185.75 iterations per epoch
         (3342, 16, (100, 10, 5, 0), Lengths(20888, 2089, 1044, 1044)),  # 208.875
         (3342, 16, (100, 10, 5, 2), Lengths(20888, 2089, 1044, 418)),
+        (3342, 16, (100, 10, 5, 6), Lengths(20888, 2089, 1044, 1044)),
         (4, 4, (500, 0, 1000), Lengths(500, 0, 500, 500)),  # evaluated once, at the end
         (4, 4, (500, 0, 500, 1000), Lengths(500, 0, 500, 500)),
         (2, 16, (1, 0, 1, 0.1), Lengths(1, 0, 1, 1)),  # less than one batch

@@ -21,7 +21,10 @@ def test_implants_that_are_large_enough_need_none():
     picture = picture_of(image)
     assert add_close_ups(picture, image, []) is picture
     assert add_close_ups(picture, image, [implant([10, 10, 40, 10 + SMALL])]) is picture
-    assert add_close_ups(picture, image, [implant([10, 10, 40, 9 + SMALL])]) is not picture
+    small = implant([10, 10, 40, 9 + SMALL])
+    alone = add_close_ups(picture, image, [small])
+    assert alone is not picture
+    assert np.array_equal(add_close_ups(picture, image, [implant([100, 10, 200, 500], 2), small]), alone)
 
 
 def test_a_close_up_shows_the_implant_as_it_is_and_with_its_boxes():

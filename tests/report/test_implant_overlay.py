@@ -185,3 +185,13 @@ def test_boxes_that_leave_the_radiograph_are_cut_at_its_edge():
     without, cut = (np.array(draw_implants(image, found, "title")) for found in ([], [beyond]))
     assert np.array_equal(cut[: 2 * LINE], without[: 2 * LINE])
     assert (cut[2 * LINE :, :-COLUMN] == COLOURS["system"]).all(axis=2).sum() > HEIGHT / 2, "the side that is inside"
+
+
+def test_notes_stand_in_the_order_of_their_numbers():
+    """Which an evaluation gives to implants that are not drawn, too: they may differ from the order of the drawn ones."""
+    written = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDraw.ImageDraw, "text", lambda _, place, said, **how: written.append(said))
+        left, right = implant(number=9, box=[36, 16, 64, 84]), implant(number=4, box=[136, 16, 164, 84])
+        draw_implants(np.zeros((HEIGHT, 300), np.uint8), [left, right], "two")
+    assert [said for said in written if said.isdigit()] == ["4", "4", "9", "9"]

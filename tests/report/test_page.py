@@ -13,6 +13,7 @@ class Reader(HTMLParser):
         self.open, self.cells, self.links, self.tags = [], [], [], []
         self.feed(page)
         self.close()
+        assert not self.open
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -60,7 +61,11 @@ def implant(number, score=0.87, length=None, inferred=(), **changes):
 
 def page_of(tmp_path, *implants, **image):
     image = {"file_name": "in/a.png", "picture": "a.png", "modality": None, "mm_per_pixel": None, **image}
-    content = {"model": "run", "min_score": 0.3, "images": [{**image, "implants": list(implants)}]}
+    left_out = (
+        [{"file_name": "in/<c>.png", "reason": "unreadable image: & so on"}] if image.pop("broken", False) else []
+    )
+    images = [{**image, "implants": list(implants)}]
+    content = {"model": "run", "min_score": 0.3, "images": images, "left_out": left_out}
     write_page(tmp_path / "index.html", content)
     return (tmp_path / "index.html").read_text(encoding="utf-8")
 
@@ -101,9 +106,20 @@ def test_names_of_files_are_text_and_addresses(tmp_path):
     assert "in/&lt;b&gt;&quot;&amp;.png" in page and '<b>"' not in page
 
 
-@pytest.mark.parametrize("scale", [0.1, [[0.1, 0.0], [0.0, 0.2]]])
-def test_what_is_known_of_a_radiograph_is_told_and_empty_ones_have_no_table(tmp_path, scale):
+@pytest.mark.parametrize(("scale", "told"), [(1 / 11, "0.0909"), ([[0.1, 0.0], [0.0, 0.2]], "0.1 × 0.2")])
+def test_what_is_known_of_a_radiograph_is_told_and_empty_ones_have_no_table(tmp_path, scale, told):
     page = page_of(tmp_path, modality="panoramic", mm_per_pixel=scale)
-    assert f"panoramic · {scale} mm per pixel · no implants of score 30% or more" in page
+    assert f"panoramic · {told} mm per pixel · no implants of score 30% or more" in page
     assert "table" not in Reader(page).tags and "http" not in page and "<script" not in page
     assert not list(tmp_path.glob(".*")), "a temporary file"
+
+
+def test_radiographs_that_could_not_be_looked_at_are_told(tmp_path):
+    page = page_of(tmp_path, broken=True)
+    assert "in/&lt;c&gt;.png: unreadable image: &amp; so on" in page
+    assert "Could not be looked at" not in page_of(tmp_path)
+
+
+def test_a_design_that_was_read_and_says_nothing_is_not_called_unread(tmp_path):
+    silent = {"systems": [{"name": "ITI", "probability": 0.9, "evidence": []}]}
+    assert Reader(page_of(tmp_path, implant(1, **silent))).cells[3] == ""

@@ -106,6 +106,17 @@ def test_what_no_header_says_the_shape_of_a_panoramic_does(radiographs):
     assert [image["modality"] for image in written(radiographs)["images"]] == [None, "panoramic"]
 
 
+def test_implants_that_are_small_in_the_picture_are_enlarged_under_it(radiographs):
+    """Of the 400 pixels of a higher image, SURE has a tenth of those that it has of 40: fewer than 120 of 720."""
+    Image.fromarray(np.full((400, 600), 200, np.uint8)).save(radiographs / "a/deep/two.png")
+    run(radiographs, radiographs / "a")
+    heights = []
+    for name in ("one", "two"):
+        with Image.open(radiographs / f"out/{name}.png") as picture:
+            heights.append(picture.height)
+    assert heights[0] == HEIGHT + 2 * LINE < heights[1]
+
+
 def test_the_picture_has_the_radiograph_as_it_is_and_its_sure_implants(radiographs):
     run(radiographs, radiographs / "a", min_score=0.5)
     with Image.open(radiographs / "out/one.png") as picture:
@@ -124,6 +135,10 @@ def test_what_cannot_be_read_is_told_after_the_others_are_done(radiographs):
     with pytest.raises(DataError, match=r"2 of 3 images cannot be used; .*out has the other 1") as error:
         run(radiographs, radiographs / "a")
     assert [Path(problem.file).name for problem in error.value.problems] == ["broken.png", "line.PNG"]
+    left_out = written(radiographs)["left_out"]
+    assert [Path(each["file_name"]).name for each in left_out] == ["broken.png", "line.PNG"]
+    assert left_out[0]["reason"].startswith("unreadable image")
+    assert "broken.png" in (radiographs / "out/index.html").read_text(encoding="utf-8")
     assert error.value.problems[0].reason.startswith("unreadable image")
     assert len(written(radiographs)["images"]) == 1
 
