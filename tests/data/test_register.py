@@ -185,11 +185,14 @@ def test_what_the_second_stage_reads_is_carried(tmp_path, name):
 
 def test_what_is_as_wide_as_panoramics_are_is_one_unless_it_is_told(root, name):
     shapes = {10: (102, 60), 60: (101, 60)}
-    with edit_json(root / "annotations.json") as content:
+
+    def change(content):
         for image in content["images"]:
             image["width"], image["height"] = shapes.get(image["id"], (200, 60))
             del image["modality"]
         content["images"][1]["modality"] = "periapical"  # of fold 0
+
+    edit_json(root / "annotations.json", change)
     register_idd(root, name)
     test = {record["image_id"]: record.get("modality") for record in DatasetCatalog.get(f"{name}_test")}
     assert test == {10: "panoramic", 60: None}

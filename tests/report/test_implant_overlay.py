@@ -188,7 +188,7 @@ def test_boxes_that_leave_the_radiograph_are_cut_at_its_edge():
 
 
 def test_notes_stand_in_the_order_of_their_numbers():
-    """Which an evaluation gives to implants that are not drawn, too: they may differ from the order of the drawn ones."""
+    """Which an evaluation gives to implants that are not drawn, too: the drawn ones may come in another order."""
     written = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageDraw.ImageDraw, "text", lambda _, place, said, **how: written.append(said))
