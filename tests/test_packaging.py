@@ -95,6 +95,10 @@ def test_another_project_trains_with_our_backbone_and_head(foreign_python, tmp_p
             losses = model(next(iter(build_detection_train_loader(cfg))))
         sum(losses.values()).backward()
         assert all(torch.isfinite(loss) for loss in losses.values())
+        with torch.inference_mode():
+            (found,) = model.eval()([{"image": torch.zeros(1, 64, 96), "height": 128, "width": 192}])
+        assert found["instances"].image_size == (128, 192)
+        assert len(found["instances"].pred_boxes) == len(found["instances"].scores)
         print("trained")
         """
     )
