@@ -117,6 +117,9 @@ def inference_section() -> list[str]:
         f"Test-time augmentation (`TEST.AUG`) on top of it, on the first {result['augmentation']['num_images']} of "
         "them: the four flips, and all eight symmetries of the square.",
         rows("augmentation"),
+        f"Other numbers of proposals per image, or tile of it (`MODEL.RPN.POST_NMS_TOPK_TEST`), on the first "
+        f"{result['proposals']['num_images']}:",
+        rows("proposals"),
         source(result, "head_inference"),
     ]
 

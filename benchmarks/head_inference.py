@@ -6,7 +6,8 @@
 RUN: OUTPUT_DIR of a detector that was trained on fold 0 of the phantom in DATA (implant_road.py's WORK/parts_mde_seed0
 and WORK/phantom). The same weights are evaluated on the first N validation images with one step after the other, each
 added to those before it; test-time augmentation, which takes as many times as long as it has versions, on the first M
-of them, beside what there is without it. What is finished in RUN is not done again.
+of them, beside what there is without it; and so are other numbers of proposals. What is finished in RUN is not done
+again.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ AUGMENTED: dict[str, Options] = {
 }
 
 
+# Of what the last step does; idd_tiny.yaml takes 200.
+PROPOSALS: dict[str, Options] = {
+    str(number): ("TEST.AUG.ENABLED", False, "MODEL.RPN.POST_NMS_TOPK_TEST", number) for number in (500, 200, 100, 50)
+}
+
+
 def measure(run: Path, data: Path, num_images: int, num_slow: int, last: Options = ()) -> dict[str, Any]:
     """Metrics after every step; ``last`` are options of all of them."""
     told: dict[str, Any] = {}
@@ -49,6 +56,7 @@ def measure(run: Path, data: Path, num_images: int, num_slow: int, last: Options
     for group, number, steps in (
         ("steps", num_images, STEPS),
         ("augmentation", num_slow, {"without": (), **AUGMENTED}),
+        ("proposals", num_slow, PROPOSALS),
     ):
         folder = subset(data, run / f"first_{number}", num_val=number)
         truth = runs.ground_truth(folder, "val_fold0")
@@ -70,7 +78,7 @@ def main() -> None:
     """Evaluate what is missing, then write the table."""
     parser = runs.parser_of_run(__doc__)
     parser.add_argument("--images", type=int, default=600, help="validation images, for all steps but the slow ones")
-    parser.add_argument("--slow-images", type=int, default=100, help="validation images for test-time augmentation")
+    parser.add_argument("--slow-images", type=int, default=100, help="validation images for the other groups")
     args = parser.parse_args()
     if args.smoke:
         with tempfile.TemporaryDirectory() as folder:
