@@ -104,7 +104,7 @@ def _section(image: Mapping[str, Any], min_score: float) -> str:
 def _scale(mm_per_pixel: float | Sequence[Sequence[float]] | None) -> str | None:
     if mm_per_pixel is None:
         return None
-    steps = [mm_per_pixel] if isinstance(mm_per_pixel, float) else [mm_per_pixel[0][0], mm_per_pixel[1][1]]
+    steps = [mm_per_pixel] if isinstance(mm_per_pixel, float | int) else [mm_per_pixel[0][0], mm_per_pixel[1][1]]
     return " × ".join(f"{step:.3g}" for step in steps) + " mm per pixel"
 
 
