@@ -242,7 +242,7 @@ def test_parts_are_trained_assembled_and_predicted(tmp_path, capsys):
     radiographs = sorted((root / "images").iterdir())[:1]
     options = ["--min-score", "0.5", "--mm-per-pixel", "0.1", "--modality", "panoramic"]
     assert main(["predict", *map(str, [out, *radiographs, "--out", tmp_path / "found"]), *options]) == 0
-    assert "found: 1 picture, and implants.json." in capsys.readouterr().out
+    assert "found: 1 picture, index.html to look at them, and implants.json." in capsys.readouterr().out
     assert [image["file_name"] for image in read(tmp_path / "found/implants.json")["images"]] == list(
         map(str, radiographs)
     )
