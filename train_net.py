@@ -10,6 +10,8 @@ Without a GPU, ``--num-gpus N`` starts N processes on the CPU.
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -52,10 +54,17 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def run_as_process(args: argparse.Namespace) -> None:
-    """What each process does, and the end of what it shares with others."""
+    """What each process does; one of several ends at once, without Python's own end.
+
+    There, a thread of gloo that lets go of its last tensors ends in SIGABRT (pytorch/pytorch#179291), after a training
+    that went well. Detectron2 holds the process groups, so that destroying them ends no thread.
+    """
     main(args)
     if dist.is_initialized():
-        dist.destroy_process_group()  # else a thread of gloo may outlive Python, and the process ends in SIGABRT
+        atexit._run_exitfuncs()  # the workers of data loaders, open files
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

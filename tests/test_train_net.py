@@ -193,16 +193,23 @@ def test_what_shows_only_when_the_training_is_built_is_told_in_one_line(idd_root
     assert done.stderr.endswith("train_net.py: SOLVER.MAX_EPOCHS must be > 0; found -1.0\n")
 
 
-def test_a_process_leaves_its_group_at_its_end(monkeypatch, tmp_path):
-    """Of a group that is left standing, a thread may outlive Python: SIGABRT after a training that went well."""
+def test_one_of_several_processes_ends_at_once(monkeypatch, tmp_path):
+    """Without Python's end, in which a thread of gloo may end in SIGABRT after a training that went well."""
     spec = importlib.util.spec_from_file_location("train_net", REPOSITORY / "train_net.py")
     door = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(door)
-    monkeypatch.setattr(door, "main", lambda args: None)
+    done = []
+    monkeypatch.setattr(door, "main", lambda args: done.append("main"))
+    monkeypatch.setattr(door.atexit, "_run_exitfuncs", lambda: done.append("exit functions"))
+    monkeypatch.setattr(door.os, "_exit", done.append)
     door.run_as_process(None)  # alone, without a group
+    assert done == ["main"]
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    door.run_as_process(None)
-    assert not torch.distributed.is_initialized()
+    try:
+        door.run_as_process(None)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert done == ["main", "main", "exit functions", 0]
 
 
 def test_only_what_our_code_refuses_comes_without_a_traceback(monkeypatch):
