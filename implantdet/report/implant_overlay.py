@@ -94,22 +94,21 @@ def describe(implant: dict[str, Any]) -> list[str]:
         elif ranking["unknown"] is None:
             lines.append("  whether unknown: not judged")
         for word, sign in (("for", 1), ("against", -1)):
-            reasons = [
-                reason
-                for reason in ranking["systems"][0]["evidence"]
-                if sign * reason["weight"] > 0 and reason["axis"] != SYSTEM  # that the whole looks so explains nothing
-            ]
-            if reasons:
-                lines.append(f"  {word}: {in_words(max(reasons, key=lambda reason: abs(reason['weight'])))}")
+            if reasons := reasons_of(ranking, sign):
+                lines.append(f"  {word}: {reasons[0]}")
     length, inferred = length_of(implant), inferred_thirds(implant)
     lines.append(f"  score {percent(implant['score'])}" + (f", {length} in the image" if length else ""))
     return [*lines, f"  inferred: {', '.join(inferred)}"] if inferred else lines
 
 
-def in_words(reason: Mapping[str, Any]) -> str:
-    """A piece of evidence, with the score of the reading."""
-    said = f"{reason['axis']} {reason['value']}".replace(".", " ").replace("_", " ")
-    return f"{said} {percent(reason['score'])}"
+def reasons_of(ranking: Mapping[str, Any], sign: int) -> list[str]:
+    """What speaks for (1) or against (-1) the most probable system, the weightiest first, with scores of readings."""
+    evidence = sorted(ranking["systems"][0]["evidence"], key=lambda reason: -abs(reason["weight"]))
+    return [
+        f"{reason['axis']} {reason['value']} ".replace(".", " ").replace("_", " ") + percent(reason["score"])
+        for reason in evidence
+        if sign * reason["weight"] > 0 and reason["axis"] != SYSTEM  # that the whole looks so explains nothing
+    ]
 
 
 def length_of(implant: Mapping[str, Any]) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from implantdet.data.files import written_whole
-from implantdet.report.implant_overlay import SHOWN, in_words, inferred_thirds, length_of, percent, sure_enough
-from implantdet.taxonomy import SYSTEM
+from implantdet.report.implant_overlay import SHOWN, inferred_thirds, length_of, percent, reasons_of, sure_enough
 
 PAGE = "index.html"
 _COLUMNS = ("No.", "May be", "Product lines", "For and against", "Length in the image", "Score")
@@ -158,11 +157,6 @@ def _evidence(ranking: Mapping[str, Any]) -> str:
     """All that speaks for and against the most probable system, the weightiest first."""
     said = ""
     for word, sign in (("for", 1), ("against", -1)):
-        reasons = [
-            reason
-            for reason in sorted(ranking["systems"][0]["evidence"], key=lambda reason: -abs(reason["weight"]))
-            if sign * reason["weight"] > 0 and reason["axis"] != SYSTEM
-        ]
-        if reasons:
-            said += f"<p><b>{word}</b> {escape(', '.join(map(in_words, reasons)))}</p>"
+        if reasons := reasons_of(ranking, sign):
+            said += f"<p><b>{word}</b> {escape(', '.join(reasons))}</p>"
     return said or ("its design could not be read" if ranking["fit"] is None else "")

@@ -69,6 +69,7 @@ def test_it_finds_what_the_evaluation_of_the_training_found(tiny_cfg, tmp_path, 
     assert all(found.values())
     with pytest.warns(UserWarning, match=r"give the modality \(--modality panoramic\)"):
         predictor(np.zeros((60, 60), np.uint8))
+    predictor(np.zeros((60, 60), np.uint8))  # once for all: here, a second warning is an error
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictor, "_mapper", SimpleNamespace(augment=lambda levels, kind: seen.append(kind) or 1 / 0))
