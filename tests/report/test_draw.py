@@ -6,6 +6,7 @@ from PIL import Image
 
 from implantdet.data.problems import DataError
 from implantdet.report.draw import draw_dataset
+from implantdet.report.overlay import HEIGHT, LINE
 from implantdet.report.overlay import LINE
 from implantdet.taxonomy import COLOURS
 
@@ -113,6 +114,16 @@ def test_implants_stand_beside_the_ground_truth_of_their_images(dataset, tmp_pat
     assert has_box(paths[0])
     faint = draw_dataset(dataset, tmp_path / "faint", implants=write_implants(tmp_path, (2, 0.1)), min_score=0.9)
     assert not has_box(faint[0])
+
+
+def test_drawn_implants_that_are_small_are_enlarged_under_the_picture(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("implantdet.report.close_ups.SMALL", 10_000)
+    implants = write_implants(tmp_path, (2, 0.1))
+    heights = []
+    for min_score in (0.9, 0.5):  # without the implant, and with it
+        (path,) = draw_dataset(dataset, tmp_path / str(min_score), implants=implants, min_score=min_score)
+        heights.append(pixels(path).shape[0])
+    assert heights[0] == HEIGHT + 2 * LINE < heights[1]
 
 
 def test_the_worst_come_first(dataset, tmp_path):
