@@ -7,7 +7,6 @@ from PIL import Image
 from implantdet.data.problems import DataError
 from implantdet.report.draw import draw_dataset
 from implantdet.report.overlay import HEIGHT, LINE
-from implantdet.report.overlay import LINE
 from implantdet.taxonomy import COLOURS
 
 
