@@ -282,6 +282,7 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
         ("implants with a detected third whose thirds were grouped exactly", ("grouping", "exact")),
         ("missed thirds that were inferred at IoU 0.5", ("inferred", "recall")),
         ("inferred thirds that are one at IoU 0.5", ("inferred", "precision")),
+        ("their edges within 1.96 of their standard deviations (aim: 0.95)", ("inferred", "edges_within_95")),
         ("system top-1 of found implants", ("systems", "top1")),
         ("product line top-1", ("lines", "top1")),
         ("product line top-3", ("lines", "top3")),
@@ -293,7 +294,7 @@ def trust_section(result: dict[str, Any], parts: dict[str, Runs]) -> list[str]:
         ("mean size of these sets", ("lines", "mean_size")),
     ]
     rows = [[label, *(over_seeds(runs, picker(*path), 3) for runs in parts.values())] for label, path in figures]
-    rows[4:4] = rows_by_system(parts)
+    rows[5:5] = rows_by_system(parts)
     rows += rows_of_sets(parts)
     paragraphs = [
         "## How far to trust it",

@@ -139,7 +139,7 @@ def _add_assembly_keys(cfg: CfgNode) -> None:
     cfg.ASSEMBLY.FALSE_COST = 12.0
     # Standard deviation of detected edges, in sides of their box, until calibration measures it, >= 0.
     cfg.ASSEMBLY.BOX_NOISE = 0.03
-    cfg.ASSEMBLY.MERGE_DISTANCE = 0.25  # gap between clusters that are merged, in sides of a part, >= 0
+    cfg.ASSEMBLY.MERGE_DISTANCE = 1.25  # between centres of clusters that are merged, in sides of a part, >= 0
     cfg.ASSEMBLY.MERGE_OVERLAP = 0.25  # share of the smaller cluster's box from which on they are merged, in (0, 1]
     cfg.ASSEMBLY.MIN_SCORE = 0.05  # threshold of categories that calibration saw too seldom, in [0, 1]
     cfg.ASSEMBLY.SCORE_QUANTILE = 0.05  # share of the right detections that adaptive thresholds may drop, in [0, 1]

@@ -1,1 +1,5 @@
 """From parts to implants: grouping, inference of missing parts, ranking of systems."""
+
+from implantdet.assembly.assembler import PartAssembler
+
+__all__ = ["PartAssembler"]

@@ -71,7 +71,7 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             how far scores can be trusted, > 0.
         box_noise: standard deviation of detected edges, in sides of their box, until ``calibrate`` has measured it
             across and along the implants, >= 0.
-        merge_distance, merge_overlap: thresholds of ``kmeans_paper``, in sides of a part, >= 0, and as a share of its
+        merge_distance, merge_overlap: thresholds of ``kmeans_paper``, in sides of a part, >= 0, and as a share of the
             box, in (0, 1].
         min_score: threshold of categories that calibration saw too seldom, in [0, 1].
         score_quantile: share of the right detections that the adaptive thresholds may drop, in [0, 1].
@@ -93,7 +93,7 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         miss_rate: float = 0.05,
         false_cost: float = 12.0,
         box_noise: float = 0.03,
-        merge_distance: float = 0.25,
+        merge_distance: float = 1.25,
         merge_overlap: float = 0.25,
         min_score: float = 0.05,
         score_quantile: float = 0.05,

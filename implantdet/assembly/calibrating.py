@@ -39,6 +39,22 @@ def match(found: Sequence[Box], truth: Sequence[Box], min_iou: float = MATCH_IOU
     return [(int(i), int(j)) for i, j in zip(*linear_sum_assignment(-overlap), strict=True) if overlap[i, j] > 0]
 
 
+def match_in_order(found: Sequence[Box], truth: Sequence[Box], min_iou: float = MATCH_IOU) -> list[tuple[int, int]]:
+    """Pairs (found, truth), each at most once, as COCO makes them: in their order, the best scored first, those found
+    take the true one that they overlap most, of those that are left and overlap by at least ``min_iou``.
+    """
+    if not found or not truth:
+        return []
+    overlap = iou(np.array(found, float)[:, None], np.array(truth, float)[None])
+    pairs = []
+    for index, row in enumerate(overlap):
+        best = int(row.argmax())
+        if row[best] >= min_iou:
+            pairs.append((index, best))
+            overlap[:, best] = -1
+    return pairs
+
+
 def score_quantiles(
     images: Iterable[tuple[Detections, Sequence[KnownImplant]]],
     classes: Sequence[Meaning | None],
@@ -61,7 +77,7 @@ def score_quantiles(
             best.append(max(float(detections.scores.max()), MIN_BEST))
         for index, meaning in enumerate(classes):
             mine = detections.classes == index
-            if meaning is None or not mine.any():
+            if meaning is None or meaning.slot == SYSTEM or not mine.any():
                 continue
             truth = [i.boxes[meaning.slot] for i in known if i.values.get(meaning.axis) == meaning.value]
             if truth:
@@ -173,7 +189,8 @@ def learn_from(
     """Compare assembled images with the known implants in them; every image comes with its patient and (H, W)."""
     pairs, features, correct = [], [], []
     for group, image_size, assembly, known in outcomes:
-        matched = dict(match([implant.box for implant in assembly.implants], [implant.box for implant in known]))
+        found = [implant.box for implant in assembly.implants]
+        matched = dict(match_in_order(found, [implant.box for implant in known]))
         for index, implant in enumerate(assembly.implants):
             features.append(score_features(implant.parts, implant.whole))
             correct.append(index in matched)

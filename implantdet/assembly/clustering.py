@@ -7,11 +7,13 @@ the paper's text says, then clusters merged by fixed thresholds on distance and 
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import pdist, squareform
 from sklearn.cluster import KMeans
 
-from implantdet.assembly.candidates import WHOLE, Parts
-from implantdet.assembly.geometry import Array, Indices, centres, intersection_area, sizes, union
+from implantdet.assembly.candidates import INSIDE, WHOLE, Parts
+from implantdet.assembly.geometry import Array, Indices, centres, intersection_area, iou, sizes, union
 from implantdet.structures import SLOTS
 
 MAX_ITER = 300  # the paper's
@@ -31,7 +33,7 @@ def k_means_paper(parts: Parts, merge_distance: float, merge_overlap: float) -> 
 
     Args:
         parts: of one image.
-        merge_distance: clusters whose boxes lie no further apart are merged, in mean larger sides of a part's box.
+        merge_distance: clusters are merged of which the centres lie no further apart, in mean larger sides of a part.
         merge_overlap: clusters are merged whose boxes share at least this much of the smaller one, in (0, 1].
     """
     thirds = np.flatnonzero(parts.slots != WHOLE)
@@ -40,11 +42,10 @@ def k_means_paper(parts: Parts, merge_distance: float, merge_overlap: float) -> 
     boxes = parts.boxes[thirds]
     labels = _cluster(boxes, len(boxes))
     clusters = np.array([union(boxes[labels == k]) for k in range(labels.max() + 1)])
-    a, b = clusters[:, None], clusters[None]
-    gap = np.maximum(np.maximum(a[..., :2], b[..., :2]) - np.minimum(a[..., 2:], b[..., 2:]), 0)
-    near = np.hypot(gap[..., 0], gap[..., 1]) <= merge_distance * sizes(boxes).max(axis=1).mean()
+    near = squareform(pdist(centres(clusters))) <= merge_distance * sizes(boxes).max(axis=1).mean()
     area = np.prod(sizes(clusters), axis=1)
-    overlapping = intersection_area(a, b) >= merge_overlap * np.minimum(area[:, None], area[None])
+    shared = intersection_area(clusters[:, None], clusters)
+    overlapping = shared >= merge_overlap * np.minimum(area[:, None], area)
     merged = connected_components(near | overlapping, directed=False)[1]
     return _members(parts, thirds, merged[labels])
 
@@ -63,7 +64,10 @@ def _cluster(boxes: Array, k: int) -> Indices:
 
 
 def _members(parts: Parts, thirds: Indices, labels: Indices) -> Indices:
-    """Clusters as rows of members: of one third the part most costly to leave out, then the most central."""
+    """Clusters as rows of members: of one third the part most costly to leave out, then the most central.
+
+    A whole implant belongs to the cluster that lies in it and that it overlaps best, a cluster to one at most.
+    """
     members = np.full((labels.max() + 1 if len(labels) else 0, len(SLOTS)), -1)
     points = centres(parts.boxes[thirds])
     middles = np.array([points[labels == k].mean(axis=0) for k in range(len(members))]).reshape(-1, 2)
@@ -73,14 +77,12 @@ def _members(parts: Parts, thirds: Indices, labels: Indices) -> Indices:
     order = np.lexsort((-off_all, -off_cluster, parts.alone[thirds]))  # a later one takes the place
     members[labels[order], parts.slots[thirds[order]]] = thirds[order]
     wholes = np.flatnonzero(parts.slots == WHOLE)
-    free = np.ones(len(wholes), bool)
-    for row in members:
-        box = union(parts.boxes[row[row >= 0]])
-        share = intersection_area(box, parts.boxes[wholes]) / np.prod(sizes(parts.boxes[wholes]), axis=1)
-        share = np.where(free, share, 0)
-        if share.size and share.max() > 0:
-            row[WHOLE] = wholes[share.argmax()]
-            free[share.argmax()] = False
-    alone = np.full((free.sum(), len(SLOTS)), -1)
-    alone[:, WHOLE] = wholes[free]
+    boxes = np.array([union(parts.boxes[row[row >= 0]]) for row in members]).reshape(-1, 4)
+    share = intersection_area(boxes[:, None], parts.boxes[wholes]) / np.prod(sizes(boxes), axis=1)[:, None]
+    overlap = np.where(share >= INSIDE, iou(boxes[:, None], parts.boxes[wholes]), 0)
+    rows, mine = linear_sum_assignment(-overlap)
+    rows, mine = rows[overlap[rows, mine] > 0], mine[overlap[rows, mine] > 0]
+    members[rows, WHOLE] = wholes[mine]
+    alone = np.full((len(wholes) - len(mine), len(SLOTS)), -1)
+    alone[:, WHOLE] = np.delete(wholes, mine)
     return np.concatenate([members, alone])

@@ -21,7 +21,7 @@ from implantdet.structures import Candidate, Evidence, Part, Ranking
 from implantdet.taxonomy import SYSTEM
 
 TIE = 1e-6  # probabilities that differ by a smaller share of themselves have the same rank
-TOLD = 0.05  # evidence is listed for candidates that are at least this probable
+TOLD = 0.05  # evidence is listed for product lines that are at least this probable
 UNREPORTED = 0.02  # score of a value that the detector did not report, which is below its threshold
 
 Readings = dict[str, dict[str, float]]  # axis → value → score
@@ -230,8 +230,9 @@ class Ranker:
         lines = self.posterior(likelihoods)
         systems = lines @ self.membership
         average = likelihoods @ table.prior[:, None]
+        # As in the posterior, where a temperature divides them.
         for_system = np.log((self._beside(likelihoods) * likelihoods[..., None]).sum(axis=-2) / average)
-        for_line = np.log(likelihoods / average)
+        for_line, for_system = (nats / calibration.temperature for nats in (np.log(likelihoods / average), for_system))
         names = table.values[SYSTEM]
         system_sets = conformal_sets(names, systems, calibration.system_quantiles.of(names))
         line_sets = conformal_sets(table.titles, lines, calibration.line_quantile)
@@ -246,8 +247,8 @@ class Ranker:
                 unknown=None if np.isnan(fit) or calibration.min_fit == -np.inf else fit < calibration.min_fit,
             )
             for ranked_systems, ranked_lines, system_set, line_set, fit in zip(
-                _ranked(names, systems, told, for_system),
-                _ranked(table.titles, lines, told, for_line),
+                _ranked(names, systems, told, for_system, 0.0),
+                _ranked(table.titles, lines, told, for_line, TOLD),
                 system_sets,
                 line_sets,
                 self._fit(scores).tolist(),
@@ -284,7 +285,11 @@ def conformal_sets(
 
 
 def _ranked(
-    names: Sequence[str], probabilities: Array, told: Sequence[Mapping[int, tuple[str, str, float]]], weights: Array
+    names: Sequence[str],
+    probabilities: Array,
+    told: Sequence[Mapping[int, tuple[str, str, float]]],
+    weights: Array,
+    least: float,
 ) -> Iterator[tuple[Candidate, ...]]:
     """Of every implant, the candidates in order, n of them.
 
@@ -293,6 +298,7 @@ def _ranked(
         probabilities: [K, n].
         told: of every implant, what ``Ranker._told`` says.
         weights: [K, A, n] log-likelihood against the average candidate; NaN where an axis was not read.
+        least: probability from which on the evidence of a candidate is listed.
     """
     columns = weights.transpose(0, 2, 1)
     orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
@@ -304,7 +310,7 @@ def _ranked(
             mine = probability[index]
             tied = place > 1 and candidates[-1].probability - mine <= TIE * mine
             reasons: tuple[Evidence, ...] = ()
-            if mine >= TOLD:
+            if mine >= least:
                 reasons = tuple([Evidence(*read[axis], weight[index][axis]) for axis in axes[index][: len(read)]])
             candidates.append(Candidate(names[index], mine, candidates[-1].rank if tied else place, reasons))
         yield tuple(candidates)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from implantdet.assembly.calibrating import match
+from implantdet.assembly.calibrating import match, match_in_order
 from implantdet.assembly.geometry import iou
 from implantdet.assembly.known import KnownImplant
 from implantdet.structures import Assembly, Implant, Part
@@ -49,8 +49,8 @@ class ImageOutcome:
 
     @cached_property
     def pairs(self) -> dict[int, int]:
-        """Index of a found implant → index of the true one with the same place: IoU >= 0.5, largest total overlap."""
-        return dict(match([i.box for i in self.assembly.implants], [i.box for i in self.truth]))
+        """Index of a found implant → index of the true one with the same place: IoU >= 0.5, the best scored first."""
+        return dict(match_in_order([i.box for i in self.assembly.implants], [i.box for i in self.truth]))
 
     @property
     def matched(self) -> list[tuple[Implant, KnownImplant]]:

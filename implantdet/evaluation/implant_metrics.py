@@ -18,6 +18,7 @@ from implantdet.evaluation.implant_matching import CONFIDENT, ImageOutcome
 from implantdet.structures import Assembly, Box
 from implantdet.taxonomy import SYSTEM, THIRDS
 
+TWO_SIDED_95 = 1.96  # standard deviations of a normal distribution
 ANY = ""  # the one class of class-agnostic metrics, which no system can be called
 
 
@@ -165,10 +166,12 @@ def inferred_recall(outcomes: Iterable[ImageOutcome]) -> dict[str, float]:
     Returns:
         ``recall``: share of the missed thirds on which one was inferred; ``precision``: share of the inferred ones that
         lie on an annotated third, missed or not, but for those that nobody can judge, as they belong to an implant on
-        which this third is not annotated. Both in [0, 1], NaN of none. ``num_missed``: annotated thirds that were not
-        detected; ``num_inferred``; ``num_judged``.
+        which this third is not annotated; ``edges_within_95``: share of the edges of those inferred on a found implant
+        that lie within 1.96 of their standard deviations of the annotated ones, which should be 0.95. All in [0, 1],
+        NaN of none. ``num_missed``: annotated thirds that were not detected; ``num_inferred``; ``num_judged``.
     """
     missed = recovered = guessed = judged = right = 0
+    within: list[bool] = []
     for outcome in outcomes:
         detected = {(third.part.third, third.truth) for third in outcome.thirds}
         inferred = [
@@ -179,6 +182,10 @@ def inferred_recall(outcomes: Iterable[ImageOutcome]) -> dict[str, float]:
             if part.inferred
         ]
         guessed += len(inferred)
+        for owner, part in inferred:
+            if owner is not None and part.box_std and part.third in (true := outcome.truth[owner].boxes):
+                edges = zip(part.box, true[part.third], part.box_std, strict=True)
+                within += [abs(edge - annotated) <= TWO_SIDED_95 * std for edge, annotated, std in edges]
         for name in THIRDS:
             truth = {j: implant.boxes[name] for j, implant in enumerate(outcome.truth) if name in implant.boxes}
             lost = [box for j, box in truth.items() if (name, j) not in detected]
@@ -191,6 +198,7 @@ def inferred_recall(outcomes: Iterable[ImageOutcome]) -> dict[str, float]:
     return {
         "recall": recovered / missed if missed else float("nan"),
         "precision": right / judged if judged else float("nan"),
+        "edges_within_95": float(np.mean(within)) if within else float("nan"),
         "num_missed": missed,
         "num_inferred": guessed,
         "num_judged": judged,

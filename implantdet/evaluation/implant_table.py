@@ -41,6 +41,7 @@ def _facts(metrics: dict[str, Any]) -> str:
         ["grouped exactly", grouping["exact"], f"of {grouping['num_implants']} implants with a detected third"],
         ["missed thirds inferred", inferred["recall"], f"of {inferred['num_missed']}"],
         ["inferred thirds right", inferred["precision"], f"of {inferred['num_judged']}"],
+        ["their edges in 1.96 SD", inferred["edges_within_95"], "0.950 if deviations are right"],
     ]
     for name, figures in (("system", metrics["systems"]), ("product line", metrics["lines"])):
         told = f"of {figures['num_implants']} found implants"

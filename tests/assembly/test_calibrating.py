@@ -10,7 +10,7 @@ from implantdet.assembly.assembler import PartAssembler
 from implantdet.assembly.gather import usable
 from implantdet.assembly.known import KnownImplant, known_implants
 from implantdet.structures import Assembly, Implant, Part, Reading
-from implantdet.taxonomy import THIRDS
+from implantdet.taxonomy import SYSTEM, THIRDS, default_taxonomy
 
 MEANINGS = fitted().meanings
 BOX = (0.0, 0.0, 30.0, 90.0)
@@ -29,6 +29,25 @@ def test_matching_is_one_to_one_with_the_largest_overlap():
     assert calibrating.match([(2, 0, 12, 10), (0, 0, 10, 10)], truth, min_iou=0.1) == [(0, 1), (1, 0)]
     assert calibrating.match([(50, 0, 60, 10), (0, 0, 10, 10)], truth) == [(1, 0)]
     assert calibrating.match([], truth) == calibrating.match(truth, []) == []
+
+
+def test_matching_in_order_takes_the_best_of_what_is_left():
+    truth = [(0, 0, 10, 10), (8, 0, 18, 10)]
+    # The first box overlaps the first true one more; the second, which is that box, has to take the other one.
+    assert calibrating.match_in_order([(2, 0, 12, 10), (0, 0, 10, 10)], truth, min_iou=0.1) == [(0, 0), (1, 1)]
+    assert calibrating.match_in_order([(2, 0, 12, 10), (0, 0, 10, 10)], truth, min_iou=0.2) == [(0, 0)]
+    assert calibrating.match_in_order([], truth) == calibrating.match_in_order(truth, []) == []
+
+
+def test_whole_implants_keep_the_threshold_however_sure_the_detector_is():
+    records = scenes(20, seed=3)
+    found = [usable(detections(r, lambda _: True, score=0.9), MEANINGS) for r in records]
+    # As if a system were one more value of the design.
+    true = [[replace(i, values=i.values | {SYSTEM: i.system}) for i in of_image] for of_image in known(records)]
+    thresholds, _ = calibrating.score_quantiles(zip(found, true, strict=True), MEANINGS, 0.05, default=0.05)
+    by_name = dict(zip(CLASSES, thresholds, strict=True))
+    assert {by_name[name] for name in default_taxonomy().systems} == {0.05}
+    assert max(by_name.values()) == 0.9
 
 
 def test_score_quantiles_of_right_detections():

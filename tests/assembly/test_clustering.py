@@ -21,7 +21,7 @@ def groups(members):
 TWO = parts([*column(0), *column(300)], [0, 1, 2, 0, 1, 2])
 
 
-@pytest.mark.parametrize("cluster", [k_means, lambda p: k_means_paper(p, 0.25, 0.25)])
+@pytest.mark.parametrize("cluster", [k_means, lambda p: k_means_paper(p, 1.25, 0.25)])
 def test_two_distant_implants(cluster):
     assert groups(cluster(TWO)) == [[0, 1, 2], [3, 4, 5]]
 
@@ -32,12 +32,19 @@ def test_literally_as_many_clusters_as_parts_group_nothing():
     assert groups(k_means_paper(apart, 0.0, 1.0)) == [[k] for k in range(6)]
 
 
-def test_clusters_merge_by_overlap():
-    overlapping = parts([[0, 0, 30, 30], [0, 20, 30, 50]], [0, 1])  # a third of each
-    assert groups(k_means_paper(overlapping, 0.0, 0.3)) == [[0, 1]]
-    apart = parts([[0, 0, 30, 30], [0, 40, 30, 70]], [0, 1])  # a gap of a third of a side
-    assert groups(k_means_paper(apart, 0.3, 0.5)) == [[0], [1]]
-    assert groups(k_means_paper(apart, 0.4, 0.5)) == [[0, 1]]
+@pytest.mark.parametrize(
+    ("merge_distance", "merge_overlap", "merged"), [(0.6, 0.34, False), (0.6, 0.33, True), (0.7, 0.34, True)]
+)
+def test_clusters_merge_by_distance_or_by_overlap(merge_distance, merge_overlap, merged):
+    """Two boxes of 30 pixels: they share a third of each, and their centres are 20 pixels apart."""
+    pair = parts([[0, 0, 30, 30], [0, 20, 30, 50]], [0, 1])
+    assert groups(k_means_paper(pair, merge_distance, merge_overlap)) == ([[0, 1]] if merged else [[0], [1]])
+
+
+def test_overlap_is_a_share_of_the_smaller_cluster():
+    small = parts([[0, 0, 90, 90], [70, 30, 100, 60]], [0, 1])  # two thirds of the small one
+    assert groups(k_means_paper(small, 0.0, 0.66)) == [[0, 1]]
+    assert groups(k_means_paper(small, 0.0, 0.67)) == [[0], [1]]
 
 
 def test_never_two_of_one_third():
@@ -45,7 +52,7 @@ def test_never_two_of_one_third():
     assert groups(k_means_paper(crowd, 1.0, 0.1)) == [[1, 2]]  # of the two, that which costs more to leave out
 
 
-@pytest.mark.parametrize("cluster", [k_means, lambda p: k_means_paper(p, 0.25, 0.25)])
+@pytest.mark.parametrize("cluster", [k_means, lambda p: k_means_paper(p, 1.25, 0.25)])
 def test_no_parts_one_part_and_parts_on_one_spot(cluster):
     assert groups(cluster(parts([], []))) == []
     assert groups(cluster(parts([[0, 0, 9, 9]], [1]))) == [[0]]
@@ -57,7 +64,15 @@ def test_whole_implants_join_the_cluster_that_they_hold():
     assert groups(k_means(layout)) == [[0, 1, 2, 6], [3, 4, 5], [7]]
 
 
-@pytest.mark.parametrize("cluster", [k_means, lambda p: k_means_paper(p, 0.25, 0.25)])
+def test_a_cluster_takes_no_whole_implant_of_its_neighbour():
+    """The first one's own was not detected, and its thirds touch that of the second."""
+    layout = parts([*column(0), *column(60), [25, 0, 93, 90]], [0, 1, 2, 0, 1, 2, 3])
+    assert groups(k_means(layout)) == [[0, 1, 2], [3, 4, 5, 6]]
+    first_alone = parts([*column(0), [25, 0, 93, 90]], [0, 1, 2, 3])
+    assert groups(k_means(first_alone)) == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize("cluster", [k_means, lambda p: k_means_paper(p, 1.25, 0.25)])
 def test_turning_the_image_changes_no_group(cluster):
     """Equal parts come in the order of their coordinates, which turns with the image."""
     rng = np.random.default_rng(0)

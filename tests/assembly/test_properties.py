@@ -17,16 +17,20 @@ def summary(assembly, change=lambda box: box):
     told = []
     for found in assembly.implants:
         ranking, ends = found.ranking, [] if found.axis is None else np.hstack([found.axis, found.axis])
-        boxes = np.array([found.box, *(part.box for part in found.parts), *ends])
+        boxes = np.array(
+            [found.box, *(part.box for part in found.parts), *ends, *([found.whole.box] if found.whole else ())]
+        )
         same = (
             [(p.third, p.inferred, [r[:3] for r in p.readings], [r[:3] for r in p.rivals]) for p in found.parts],
             found.whole and [r[:3] for r in found.whole.readings],
             round(found.score, 6),
-            [[(c.name, round(c.probability, 6)) for c in of] for of in (ranking.systems, ranking.lines)],
-            (ranking.system_set, ranking.line_set, ranking.unknown),
+            [[(c.name, round(c.probability, 6), c.rank) for c in of] for of in (ranking.systems, ranking.lines)],
+            [[sorted((e[:3], round(e[3], 6)) for e in c.evidence) for c in ranking.systems]],
+            (ranking.system_set, ranking.line_set, ranking.unknown, ranking.fit and round(ranking.fit, 6)),
         )
-        # An axis is two points: turned, each is a box of no size.
-        told.append((same, change(boxes), found.length, found.width))
+        deviations = np.array([p.box_std for p in found.parts if p.inferred]).reshape(-1, 4)
+        # An axis is two points: turned, each is a box of no size. Deviations turn as the sides of a box do.
+        told.append((same, change(boxes), found.length, found.width, abs(change(deviations) - change(0 * deviations))))
     unexplained = sorted((part.third, part.readings) for part in assembly.unexplained)
     return sorted(told, key=lambda row: (-row[0][2], str(row[0]))), [(t, [r[:3] for r in s]) for t, s in unexplained]
 
@@ -35,8 +39,10 @@ def assert_alike(found, expected, scale=1.0):
     """The same but for rounding; boxes come in single precision."""
     assert [row[0] for row in found[0]] == [row[0] for row in expected[0]]
     assert found[1] == expected[1]
-    for (_, boxes, length, width), (_, others, other_length, other_width) in zip(found[0], expected[0], strict=True):
+    for row, other in zip(found[0], expected[0], strict=True):
+        (_, boxes, length, width, deviations), (_, others, other_length, other_width, other_deviations) = row, other
         np.testing.assert_allclose(boxes, others, atol=2e-3 * max(scale, 1))
+        np.testing.assert_allclose(deviations, other_deviations, atol=2e-3 * max(scale, 1))
         assert (length is None) == (other_length is None)
         if length is not None:
             assert (length, width) == pytest.approx((scale * other_length, scale * other_width), rel=1e-4)

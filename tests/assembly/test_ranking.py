@@ -85,6 +85,25 @@ def test_the_temperature_takes_confidence_away():
     assert hot.systems[0].probability == pytest.approx(0.5, abs=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_weights_of_evidence_are_those_of_the_probabilities(temperature):
+    """Of two systems of one line each: the weights of the one less those of the other are the log-odds."""
+    table = replace(TOY, likelihood=TOY.likelihood | {"middle.thread": np.array([[0.6, 0.4], [0.2, 0.8]])})
+    ranker = Ranker(table, Calibration(temperature=temperature))
+    ranking = rank(ranker, {"middle.body": {"straight": 1.0}, "middle.thread": {"v_shaped": 0.9}})
+    for first, second in (ranking.systems, ranking.lines):
+        told = sum(e.weight for e in first.evidence) - sum(e.weight for e in second.evidence)
+        assert told == pytest.approx(np.log(first.probability / second.probability))
+
+
+def test_every_system_has_evidence_and_every_line_that_may_be():
+    readings = {a: {v: 1.0} for a, v in default_lines()[0].attributes(10, 4.1).items()}
+    ranking = rank(RANKER, readings)
+    assert min(system.probability for system in ranking.systems) < 0.001
+    assert all(len(system.evidence) == len(readings) for system in ranking.systems)
+    assert all(bool(line.evidence) == (line.probability >= 0.05) for line in ranking.lines)
+
+
 def first_of_toy(scaling, readings):
     """Probability of the first system, where the scores of the first axis are scaled."""
     ranking = rank(Ranker(TOY, Calibration(scalings={"middle.body": scaling})), readings)

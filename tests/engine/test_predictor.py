@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import write_idd
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -14,8 +15,10 @@ from implantdet import phantom
 from implantdet.data.images import read_radiograph
 from implantdet.data.problems import DataError
 from implantdet.engine.predictor import ImplantPredictor
+from implantdet.engine.second_stage import load_assembler
 from implantdet.engine.trainer import Trainer
 from implantdet.evaluation.implant_results import implants_of
+from implantdet.phantom.lines import load_lines
 
 SHORT = (
     *("SOLVER.MAX_EPOCHS", "0.1", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
@@ -123,6 +126,20 @@ def test_the_lines_of_the_training_or_others_are_ranked(tiny_cfg, tmp_path):
 
     assert {"own", "renamed"} & lines() == {"own"}
     assert {"own", "renamed"} & lines(lines=tmp_path / "renamed.yaml") == {"renamed"}
+
+    # A line that is written into the yaml after the training takes part in the ranking of an evaluation.
+    longer = yaml.safe_load(text)
+    new = dict(longer["lines"][0], name="New", thread=[["square", 0.8, 0.35, 1], "a"], apex=[["cone", 0.5], "a"])
+    longer["lines"].append(new | {"level": ["tissue", "a"], "hole": ["round", "a"]})
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump(longer), encoding="utf-8")
+    (line,) = [line for line in load_lines(tmp_path / "longer.yaml") if line.name == "New"]
+    design = {axis: {value: 1.0} for axis, value in line.attributes(line.lengths[0], line.diameters[0]).items()}
+    for file, first in (("own", False), ("longer", True)):
+        changed = cfg.clone()
+        changed.defrost()
+        changed.ASSEMBLY.LINES = str(tmp_path / f"{file}.yaml")
+        (ranking,) = load_assembler(changed, str(out / "model_final.pth")).ranker_.rank([design])
+        assert (ranking.lines[0].name == line.title) == first
     (tmp_path / "own.yaml").unlink()
     with pytest.raises(
         DataError, match=r"config\.yaml: ASSEMBLY\.LINES is .*own\.yaml', and there is no such file here"

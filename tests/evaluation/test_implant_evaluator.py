@@ -83,7 +83,14 @@ def test_perfect_detections_become_perfect_implants(assembler, tmp_path, caplog)
     }
     assert (implants["systems"]["top1"], implants["systems"]["num_implants"]) == (1, 12)
     assert sum(map(sum, implants["system_confusion"]["confusion"])) == 12
-    nothing = {"recall": None, "precision": None, "num_missed": 0, "num_inferred": 0, "num_judged": 0}
+    nothing = {
+        "recall": None,
+        "precision": None,
+        "edges_within_95": None,
+        "num_missed": 0,
+        "num_inferred": 0,
+        "num_judged": 0,
+    }
     assert implants["inferred"] == nothing
     for line in (
         "| detected whole | by system",
@@ -150,7 +157,14 @@ def test_a_model_that_finds_nothing(assembler, tmp_path):
     assert math.isnan(flat["implants"]["exact_grouping"])
     implants = read(tmp_path)["implants"]  # valid JSON, without NaN
     assert implants["grouping"]["exact"] is None
-    nothing = {"recall": 0, "precision": None, "num_missed": 36, "num_inferred": 0, "num_judged": 0}
+    nothing = {
+        "recall": 0,
+        "precision": None,
+        "edges_within_95": None,
+        "num_missed": 36,
+        "num_inferred": 0,
+        "num_judged": 0,
+    }
     assert implants["inferred"] == nothing
     assert [row[-1] for row in implants["system_confusion"]["confusion"]] == [0, 6, 6, 0, 0]  # all are missed
 

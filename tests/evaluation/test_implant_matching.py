@@ -7,9 +7,16 @@ from implantdet.evaluation.implant_matching import top_system
 def test_pairs_are_one_to_one_and_overlap_by_half():
     twice = [found(0, complete(0, 0)), found(0, complete(0, 3), shift=2.0), found(1, complete(1, 6), shift=15.0)]
     result = outcome(twice, [known(0), known(1)])
-    assert result.pairs == {0: 0}  # the first fits better; the third overlaps with an IoU of 5 / 35
+    assert result.pairs == {0: 0}  # the first comes first; the third overlaps with an IoU of 5 / 35
     assert [implant.box for implant in result.missed] == [known(1).box]
     assert result.false == [twice[1], twice[2]]
+
+
+def test_a_faint_rival_that_fits_better_takes_no_implant_from_a_sure_one():
+    """As in COCO's AP: the true implant is found by the first of both, and so the other one is false."""
+    sure, rival = found(0, complete(0, 0), score=0.95, shift=3.0), found(0, complete(0, 3), score=0.6)
+    result = outcome([sure, rival], [known(0)])
+    assert result.matched == [(sure, known(0))] and result.false == [rival]
 
 
 def test_faint_implants_are_not_false_but_count_as_found():

@@ -150,17 +150,27 @@ def test_recall_of_inferred_thirds_by_hand():
     implants = [found(0, [*complete(0, 0)[:2], near]), found(1, [*complete(1, 2)[:2], far])]
     truth = [known(0), known(1)]
     result = inferred_recall([outcome(implants, truth)])
-    assert result == {"recall": 0.5, "precision": 0.5, "num_missed": 2, "num_inferred": 2, "num_judged": 2}
+    assert result == {"recall": 0.5, "precision": 0.5, "num_missed": 2, "num_inferred": 2, "num_judged": 2} | {
+        "edges_within_95": 0.5  # shifted to the right by more than a deviation of a pixel allows
+    }
     doubted = [found(0, [*complete(0, 0)[:2], near], score=0.4), implants[1]]
     result = inferred_recall([outcome(doubted, truth)])
-    assert result == {"recall": 0.0, "precision": 0.0, "num_missed": 2, "num_inferred": 1, "num_judged": 1}
+    assert result == {"recall": 0.0, "precision": 0.0, "num_missed": 2, "num_inferred": 1, "num_judged": 1} | {
+        "edges_within_95": 0.5
+    }
     nothing = inferred_recall([outcome([], truth[:1])])
     assert (nothing["recall"], nothing["num_missed"], nothing["num_inferred"]) == (0.0, 3, 0)
-    assert math.isnan(nothing["precision"])
+    assert math.isnan(nothing["precision"]) and math.isnan(nothing["edges_within_95"])
     # A detection in no implant is still a detection: there was nothing to infer.
     left_over = outcome(implants[:1], truth[:1], [part(0, "apical", 9)])
     assert math.isnan(inferred_recall([left_over])["recall"])
     assert inferred_recall([left_over])["precision"] == 1  # and it lies where that third is
+
+
+@pytest.mark.parametrize(("shift", "within"), [(1.9, 1.0), (-1.9, 1.0), (2.0, 0.5)])
+def test_edges_of_inferred_thirds_are_held_against_their_deviations(shift, within):
+    implants = [found(0, [*complete(0, 0)[:2], inferred(0, "apical", shift=shift)])]
+    assert inferred_recall([outcome(implants, [known(0)])])["edges_within_95"] == within
 
 
 def test_what_is_inferred_on_a_third_that_nobody_annotated_is_neither_right_nor_wrong():
@@ -168,7 +178,9 @@ def test_what_is_inferred_on_a_third_that_nobody_annotated_is_neither_right_nor_
     del covered.boxes["apical"]
     implants = [found(column, [*complete(column, 2 * column)[:2], inferred(column, "apical")]) for column in (0, 1)]
     result = inferred_recall([outcome(implants, [covered, shown])])
-    assert result == {"recall": 1.0, "precision": 1.0, "num_missed": 1, "num_inferred": 2, "num_judged": 1}
+    assert result == {"recall": 1.0, "precision": 1.0, "num_missed": 1, "num_inferred": 2, "num_judged": 1} | {
+        "edges_within_95": 1.0
+    }
     # Of an implant that is not there, it is wrong.
     result = inferred_recall([outcome(implants, [shown])])
     assert (result["precision"], result["num_judged"]) == (0.5, 2)
