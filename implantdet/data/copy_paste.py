@@ -14,6 +14,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
 
 from implantdet.data.dataset_mapper import RadiographMapper
 from implantdet.data.edge import touches_frame
+from implantdet.data.images import modality_by_shape
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 _TRIES = 20  # random places for an implant; it is left out if each of them covers an annotation
@@ -22,8 +23,8 @@ _TRIES = 20  # random places for an implant; it is left out if each of them cove
 class CopyPaste:
     """A dataset mapper that pastes one implant into some of the images that another mapper returns.
 
-    The implant comes augmented by its own mapper, out of a radiograph of the target's ``modality``, where sizes are
-    alike. It lands where it covers no annotation, so that nothing of the target is hidden; at its rim the two images
+    The implant comes augmented by its own mapper, out of a radiograph of the target's modality (told, or by
+    the shape), where sizes are alike. It lands where it covers no annotation, so that nothing of the target is hidden; at its rim the two images
     blend. Without such a place the target stays as it is. Random numbers come from NumPy's global generator.
 
     Args:
@@ -55,7 +56,7 @@ class CopyPaste:
         self.sources = sources
         self.prob = prob
         self.keep_masks = keep_masks
-        modalities = np.array([str(source.get("modality")) for source in sources])
+        modalities = np.array([_modality(source) for source in sources])
         self.probabilities = {
             modality: np.where(modalities == modality, factors, 0.0) / factors[modalities == modality].sum()
             for modality in np.unique(modalities).tolist()
@@ -64,7 +65,7 @@ class CopyPaste:
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one dataset dict, and paste an implant into the result or not."""
         target = self.mapper(dataset_dict)
-        probabilities = self.probabilities.get(str(dataset_dict.get("modality")))
+        probabilities = self.probabilities.get(_modality(dataset_dict))
         if np.random.rand() >= self.prob or probabilities is None:
             return target
         source = self.source_mapper(self.sources[np.random.choice(len(self.sources), p=probabilities)])
@@ -119,6 +120,12 @@ def add_copy_paste(cfg: CfgNode, mapper: Mapper, dataset_dicts: list[dict[str, A
         factors=factors.double().numpy(),
         keep_masks=bool(cfg.MODEL.MASK_ON),
     )
+
+
+def _modality(dataset_dict: dict[str, Any]) -> str:
+    """As the mapper sees it, which enlarges panoramics."""
+    shape = dataset_dict.get("height", 1), dataset_dict.get("width", 1)
+    return str(dataset_dict.get("modality") or modality_by_shape(shape))
 
 
 def _share_of_crop(kind: str, size: Sequence[float]) -> float:
@@ -177,8 +184,8 @@ def paste(target: dict[str, Any], source: dict[str, Any], keep_masks: bool) -> d
     into = (slice(y, y + masks.shape[1]), slice(x, x + masks.shape[2]))
 
     image = target["image"].clone()
-    # A rim of one pixel that is half implant and half what lies there, as a detector's blur leaves it.
-    alpha = torch.from_numpy(cv2.blur(masks.any(0).numpy().astype(np.float32), (3, 3)))
+    # A rim of one pixel in which both images mix, as a detector's blur leaves it; beyond the window is no implant.
+    alpha = torch.from_numpy(cv2.blur(masks.any(0).numpy().astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT))
     patch = source["image"][:, window[0], window[1]]
     blended = alpha * patch + (1 - alpha) * image[:, into[0], into[1]]
     image[:, into[0], into[1]] = blended.to(image.dtype)

@@ -28,11 +28,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads, StandardROIHeads
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
-from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
+from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import Boxes, Instances
 
 from implantdet.modeling.multi_label import CategoryTable, multi_label_targets
-from implantdet.modeling.part_predictor import PartPredictor
+from implantdet.modeling.part_predictor import PartPredictor, check_loss_keys
 from implantdet.modeling.uniting import Uniter
 
 
@@ -61,19 +61,22 @@ class _PartLabels(ROIHeads):
         self.append_distinct_gt = proposal_append_gt
         self.uniter = uniter
         self._category_table: CategoryTable | None = None
+        predictors = [module for module in self.modules() if isinstance(module, PartPredictor)]
+        self.multi_label = any(predictor.multi_label for predictor in predictors)
         if uniter is not None:  # it sees what the predictors' own NMS would drop
-            for predictor in self.modules():
-                if isinstance(predictor, FastRCNNOutputLayers):
-                    # No limit but the proposals' number: the copies of what is found well would push out what is not.
-                    predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, -1
+            for predictor in predictors:
+                # No limit but the proposals' number: the copies of what is found well would push out what is not.
+                predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, -1
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Arguments of the constructor from a config with the keys of ``add_implantdet_config``.
 
         Raises:
-            ValueError: masks are to be predicted per category, which coincident boxes do not allow.
+            ValueError: masks are to be predicted per category, which coincident boxes do not allow, or Detectron2's own
+                keys ask for a loss.
         """
+        check_loss_keys(cfg)  # before Detectron2's predictor is built, which asks for the opposite
         multi_label = cfg.MODEL.PART_HEAD.LOSS != "cross_entropy"
         if multi_label and cfg.MODEL.MASK_ON and not cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK:
             raise ValueError(
@@ -95,7 +98,7 @@ class _PartLabels(ROIHeads):
         return self._category_table
 
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """Sample as Detectron2 does, then label each sampled proposal with all its categories."""
+        """Sample as Detectron2 does, then label each sampled proposal with all its categories; none for softmax."""
         if self.append_distinct_gt:
             proposals = add_ground_truth_to_proposals([_distinct(each.gt_boxes) for each in targets], proposals)
         sampled = super().label_and_sample_proposals(proposals, targets)
@@ -103,6 +106,8 @@ class _PartLabels(ROIHeads):
 
     @torch.no_grad()
     def _add_labels(self, proposals: list[Instances], targets: list[Instances], matcher: Matcher) -> list[Instances]:
+        if not self.multi_label:
+            return proposals
         for proposals_per_image, targets_per_image in zip(proposals, targets, strict=True):
             boxes = proposals_per_image.proposal_boxes
             proposals_per_image.gt_labels, proposals_per_image.gt_label_weights = multi_label_targets(

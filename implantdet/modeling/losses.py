@@ -2,7 +2,8 @@
 
 R: proposals of a batch; K: categories. A loss is a sum over proposals divided by R, as in Detectron2's
 ``FastRCNNOutputLayers``: every proposal of a batch counts the same, whether it is something or not, and an empty batch
-gives 0. The focal loss is divided by the number of proposals that are something instead.
+gives 0. The focal loss is divided by the number of proposals that are something instead, of those that pass at once:
+each part of ``SOLVER.ACCUMULATION_STEPS``, and each process, counts its own.
 """
 
 from __future__ import annotations

@@ -75,7 +75,13 @@ class CategoryTable:
                 "a list with one of %s, %s or anything else for every one of thing_classes.",
                 *(name, ", ".join(THIRDS), SYSTEM),
             )
-        return cls.from_names(names, getattr(metadata, "supercategories", [""] * num_classes))
+        supercategories = getattr(metadata, "supercategories", [""] * num_classes)
+        if len(supercategories) != num_classes:
+            raise ValueError(
+                f"dataset '{name}': the metadata have {len(supercategories)} supercategories for {num_classes} classes; "
+                f"expected one of {', '.join(THIRDS)}, {SYSTEM} or anything else for every one of thing_classes"
+            )
+        return cls.from_names(names, supercategories)
 
     def to(self, device: torch.device) -> CategoryTable:
         """The same table on a device."""

@@ -125,9 +125,7 @@ class PartPredictor(FastRCNNOutputLayers):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Arguments of the constructor from a config with the keys of ``add_implantdet_config``."""
-        for key in ("USE_SIGMOID_CE", "USE_FED_LOSS"):
-            if cfg.MODEL.ROI_BOX_HEAD[key]:
-                raise ValueError(f"set MODEL.ROI_BOX_HEAD.{key} False: the loss is chosen by MODEL.PART_HEAD.LOSS")
+        check_loss_keys(cfg)
         arguments = super().from_config(cfg, input_shape)
         del arguments["use_sigmoid_ce"], arguments["use_fed_loss"]
         return arguments | {
@@ -188,6 +186,17 @@ class PartPredictor(FastRCNNOutputLayers):
             "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, gt_classes),
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+
+def check_loss_keys(cfg: CfgNode) -> None:
+    """Refuse what would be another way to choose the loss.
+
+    Raises:
+        ValueError: one of Detectron2's keys for it is set.
+    """
+    for key in ("USE_SIGMOID_CE", "USE_FED_LOSS"):
+        if cfg.MODEL.ROI_BOX_HEAD[key]:
+            raise ValueError(f"set MODEL.ROI_BOX_HEAD.{key} False: the loss is chosen by MODEL.PART_HEAD.LOSS")
 
 
 def _log_labels(found: Tensor, targets: Tensor, known: Tensor) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,27 @@ class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
         self.tiled = TiledDetector(cfg, self.model, **options) if cfg.TEST.TILE_SIZE else None
         self.train(model.training)
 
+    def __call__(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """As the model: without ``height`` and ``width``, detections are in pixels of the image that is given."""
+        sized = [
+            dict(zip(("height", "width"), x["image"].shape[1:], strict=True)) | x if "image" in x else x
+            for x in batched_inputs
+        ]
+        return list(super().__call__(sized))
+
+    @contextmanager
+    def _turn_off_roi_heads(self, attrs: list[str]) -> Iterator[None]:
+        """Detectron2's, which leaves them off where an exception comes between."""
+        heads = self.model.roi_heads
+        before = {name: getattr(heads, name) for name in attrs if hasattr(heads, name)}
+        try:
+            for name in before:
+                setattr(heads, name, False)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(heads, name, value)
+
     def _batch_inference(self, batched_inputs: list[dict[str, Any]], detected_instances: Any = None) -> list[Instances]:
         if self.tiled is None:
             return super()._batch_inference(batched_inputs, detected_instances)
@@ -129,7 +152,9 @@ class ImplantRCNNWithTTA(GeneralizedRCNNWithTTA):
             return super()._merge_detections(all_boxes, all_scores, all_classes, shape_hw)
         versions = []
         for boxes, scores, classes in zip(all_boxes, all_scores, all_classes, strict=True):
-            version = Instances(shape_hw, pred_boxes=Boxes(boxes.to(scores)), scores=scores, pred_classes=classes)
+            version = Instances(
+                shape_hw, pred_boxes=Boxes(boxes.to(scores.device)), scores=scores, pred_classes=classes
+            )
             version.pred_boxes.clip(shape_hw)
             versions.append(version)
         return self.uniter(versions)

@@ -52,6 +52,13 @@ def test_boxes_and_masks_lie_where_the_pixels_are(channels):
         assert instances.gt_classes.tolist() == [0, 1]
         assert torch.equal(instances.gt_masks.get_bounding_boxes().tensor, instances.gt_boxes.tensor)
         assert (image[:, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] == 230).all()
+        # At each side of the implant 6 of 9 neighbours are implant, at a corner 4.
+        side, corner = (6 * 230 + 3 * 20) / 9, (4 * 230 + 5 * 20) / 9
+        for rim in (image[:, y1, x1 + 1 : x2 - 1], image[:, y2 - 1, x1 + 1 : x2 - 1]):
+            torch.testing.assert_close(rim, torch.full_like(rim, side))
+        for rim in (image[:, y1 + 1 : y2 - 1, x1], image[:, y1 + 1 : y2 - 1, x2 - 1]):
+            torch.testing.assert_close(rim, torch.full_like(rim, side))
+        torch.testing.assert_close(image[:, y1, x1], torch.full((channels,), corner))
         outside = torch.ones(HEIGHT, WIDTH, dtype=torch.bool)
         outside[y1:y2, x1:x2] = False
         assert (image[:, outside] == 20).all()
@@ -189,6 +196,7 @@ def test_rare_categories_are_drawn_more_often(tiny_cfg):
 def test_implants_come_from_radiographs_of_the_same_modality():
     drawn = []
     sources = [{"name": k, "modality": modality} for k, modality in enumerate(["panoramic", "periapical"] * 2)]
+    sources[2] = {"name": 2, "height": 500, "width": 1000}
 
     def mapper_of(record):
         drawn.append(record["name"])
@@ -198,8 +206,9 @@ def test_implants_come_from_radiographs_of_the_same_modality():
     mapper = CopyPaste(
         lambda _: mapped(torch.zeros(1, HEIGHT, WIDTH)), mapper_of, sources, prob=1.0, factors=factors, keep_masks=False
     )
-    for _ in range(200):
+    for _ in range(100):
         mapper({"modality": "panoramic"})
+        mapper({"height": 1000, "width": 2000})  # as its shape tells
     assert set(drawn) == {0, 2}
     assert drawn.count(2) / len(drawn) == pytest.approx(0.75, abs=0.1)
     assert len(mapper({"modality": "tomogram"})["instances"]) == 0  # nothing fits

@@ -8,63 +8,24 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model, build_roi_heads
-from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
+from tiny_heads import (
+    CHANNELS,
+    CLASSES,
+    HEADS,
+    OTHER,
+    SIZE,
+    TWICE,
+    features,
+    proposals,
+    targets,
+    tiny_config,
+    tiny_heads,
+)
 
-from implantdet.config import add_implantdet_config
-from implantdet.modeling import backbone, implant_roi_heads  # noqa: F401  both register what the configs name
-
-SIZE, CLASSES, CHANNELS = 64, 3, 8
-HEADS = ["ImplantROIHeads", "CascadeImplantROIHeads"]
-# Two categories on one box, and a third elsewhere.
-TWICE, OTHER = [12.0, 10.0, 28.0, 50.0], [40.0, 20.0, 56.0, 40.0]
-
-
-def tiny_config(heads="ImplantROIHeads", *options):
-    cfg = get_cfg()
-    add_implantdet_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.MASK_ON = False
-    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [110.0], [60.0]
-    cfg.MODEL.BACKBONE.NAME = "build_vit_sfp_backbone"
-    cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.IMG_SIZE, cfg.MODEL.VIT.PYRAMID_CHANNELS = "test_vit", SIZE, 16
-    cfg.MODEL.VIT.DROP_PATH_RATE = 0.0
-    cfg.MODEL.RPN.IN_FEATURES, cfg.MODEL.ANCHOR_GENERATOR.SIZES = ["p3", "p4"], [[16], [32]]
-    cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 32
-    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 30
-    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = heads, ["p2"]
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = CLASSES, 32
-    cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
-    cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 1, 32
-    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 4
-    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
-    cfg.DATASETS.TRAIN = ()
-    cfg.merge_from_list(list(options))
-    return cfg
-
-
-def tiny_heads(heads="ImplantROIHeads", *options):
-    torch.manual_seed(0)
-    return build_roi_heads(tiny_config(heads, *options), {"p2": ShapeSpec(channels=CHANNELS, stride=4)}).train()
-
-
-def features(num_images=1):
-    return {"p2": torch.randn(num_images, CHANNELS, SIZE // 4, SIZE // 4)}
-
-
-def targets(*labels):
-    instances = Instances((SIZE, SIZE))
-    instances.gt_boxes = Boxes(torch.tensor([box for _, box in labels]).reshape(-1, 4))
-    instances.gt_classes = torch.tensor([category for category, _ in labels], dtype=torch.long)
-    return instances
-
-
-def proposals(*boxes):
-    instances = Instances((SIZE, SIZE), proposal_boxes=Boxes(torch.tensor(boxes).reshape(-1, 4)))
-    instances.objectness_logits = torch.zeros(len(boxes))
-    return instances
+from implantdet.modeling import implant_roi_heads
 
 
 @pytest.mark.parametrize("heads", HEADS)
@@ -144,40 +105,6 @@ def test_each_stage_of_the_cascade_labels_by_its_own_threshold():
     with EventStorage():
         found = [module._match_and_label_boxes([proposals(near)], stage, annotations) for stage in range(3)]
     assert [stage[0].gt_labels.tolist() for stage in found] == [[[1, 1, 0]], [[1, 1, 0]], [[0, 0, 0]]]
-
-
-@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "ciou"])
-@pytest.mark.parametrize(
-    ("stock", "heads", "agnostic"),
-    [
-        ("StandardROIHeads", "ImplantROIHeads", True),
-        ("StandardROIHeads", "ImplantROIHeads", False),
-        ("CascadeROIHeads", "CascadeImplantROIHeads", True),
-    ],
-)
-def test_with_a_softmax_they_are_detectron2s_heads(stock, heads, agnostic, box_loss):
-    """Sampling, every stage, losses and detections, with one category on every box."""
-    options = ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", agnostic, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", box_loss)
-    options += ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
-    reference = tiny_heads(stock, *options)
-    ours = tiny_heads(heads, *options, "MODEL.PART_HEAD.LOSS", "cross_entropy")
-    ours.load_state_dict(reference.state_dict())
-    pyramid = features(2)
-    given = [proposals(TWICE, OTHER, [0.0, 0.0, 8.0, 8.0], [13.0, 9.0, 30.0, 48.0]), proposals(OTHER)]
-    annotations = [targets((0, TWICE), (2, OTHER)), targets((1, OTHER))]
-    losses, found = [], []
-    for module in (reference, ours):
-        torch.manual_seed(1)  # of the sampling
-        with EventStorage():
-            losses.append(module(None, pyramid, copy.deepcopy(given), annotations)[1])
-        with torch.no_grad():
-            found.append(module.eval()(None, pyramid, copy.deepcopy(given))[0])
-    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-6)
-    for mine, theirs in zip(found[1], found[0], strict=True):
-        assert len(mine) > 0
-        torch.testing.assert_close(mine.scores, theirs.scores, rtol=0, atol=1e-6)
-        torch.testing.assert_close(mine.pred_boxes.tensor, theirs.pred_boxes.tensor, rtol=0, atol=1e-6)
-        assert torch.equal(mine.pred_classes, theirs.pred_classes)
 
 
 @pytest.mark.parametrize("heads", HEADS)

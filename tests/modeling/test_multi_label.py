@@ -249,3 +249,10 @@ def test_table_of_a_dataset_that_names_its_classes_when_it_is_read(registered, c
     assert not caplog.records
     with pytest.raises(ValueError, match=r"has 8 classes, but MODEL\.ROI_HEADS\.NUM_CLASSES is 5"):
         CategoryTable.of_dataset(registered, 5)
+
+
+def test_supercategories_of_another_number_are_an_error():
+    MetadataCatalog.get("too_few").set(thing_classes=["a", "b"], supercategories=["middle"])
+    with pytest.raises(ValueError, match=r"'too_few': the metadata have 1 supercategories for 2 classes; expected one"):
+        CategoryTable.of_dataset("too_few", 2)
+    MetadataCatalog.remove("too_few")

@@ -229,6 +229,44 @@ def test_voting_takes_the_mean_over_the_versions(cfg):
     np.testing.assert_allclose(found.pred_boxes.tensor.numpy(), [BOX, BOX], atol=0.51)
 
 
+def test_boxes_are_not_rounded_in_mixed_precision(cfg):
+    """Scores come in bfloat16 under autocast; of coordinates, that would leave 8 bits."""
+
+    class Rounding(Oracle):
+        def inference(self, batched_inputs, *args, **kwargs):
+            found = super().inference(batched_inputs, *args, **kwargs)
+            for each in found:
+                each.scores, each.pred_boxes.tensor = each.scores.bfloat16(), each.pred_boxes.tensor + 0.3
+            return found
+
+    options = ("MODEL.PART_HEAD.BOX_VOTING_IOU", 0.4, "TEST.AUG.MIN_SIZES", (HEIGHT,), "TEST.AUG.FLIP", False)
+    options += ("TEST.AUG.ROT90", False)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ImplantRCNNWithTTA(changed(cfg, *options), Rounding())([painted()])[0]["instances"]
+    np.testing.assert_allclose(found.pred_boxes.tensor.numpy(), np.add([BOX, BOX], 0.3), atol=1e-4)
+
+
+def test_after_an_error_the_model_is_as_it_was(tiny_cfg):
+    cfg = tiny_cfg(
+        *("MODEL.ROI_HEADS.NAME", "ImplantROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+        *("MODEL.PART_HEAD.BOX_VOTING_IOU", 0.4, "MODEL.MASK_ON", False, "TEST.AUG.MIN_SIZES", (HEIGHT,)),
+    )
+    model = build_model(cfg).eval()
+    uniter = model.roi_heads.uniter
+    assert uniter is not None
+    handle = model.backbone.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), torch.no_grad():
+        ImplantRCNNWithTTA(cfg, model)([painted()])
+    handle.remove()
+    assert model.roi_heads.uniter is uniter
+
+
+def test_an_image_of_unknown_origin_is_its_own(cfg):
+    alone = ImplantRCNNWithTTA(cfg, Oracle())([{"image": painted()["image"]}])[0]["instances"]
+    assert alone.image_size == (HEIGHT, WIDTH)
+    np.testing.assert_allclose(alone.pred_boxes.tensor.numpy(), [BOX, BOX], atol=0.51)
+
+
 @pytest.mark.parametrize(("sigma", "voting_iou"), UNITED)
 def test_nothing_found_is_no_error(cfg, sigma, voting_iou):
     cfg = changed(cfg, "MODEL.PART_HEAD.SOFT_NMS_SIGMA", sigma, "MODEL.PART_HEAD.BOX_VOTING_IOU", voting_iou)
