@@ -43,5 +43,8 @@ setup(
         "tabulate",
         "tqdm",
     ],
-    extras_require={"dicom": ["python-gdcm"]},  # decodes JPEG Lossless
+    extras_require={
+        "dicom": ["python-gdcm"],  # decodes JPEG Lossless
+        "test": ["pytest", "hypothesis", "transformers"],  # ViTMAE is the reference of masked image modelling
+    },
 )

@@ -1,4 +1,4 @@
-"""Two losses for long tails, to compare with: under both, rare categories hear *no* less often from frequent ones."""
+"""Two losses for long tails, to compare with: under both, frequent categories say *no* to rare ones less strongly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from implantdet.modeling.part_predictor import PartPredictor
 
 
 class LongTailPredictor(PartPredictor):
-    """A ``PartPredictor`` whose *no* has a weight for every proposal and category."""
+    """A ``PartPredictor`` that knows how often each category is annotated."""
 
     train_datasets: tuple[str, ...] = ()
 
@@ -27,19 +27,6 @@ class LongTailPredictor(PartPredictor):
     def counts(self) -> Tensor:
         """Annotations of each category, (K,), at least 1."""
         return count_annotations(self.train_datasets, self.num_classes).float().clamp(min=1)
-
-    def negative_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Weights of *no*, (R, K) or (K,), from logits (R, K) and targets (R, K)."""
-        raise NotImplementedError
-
-    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
-        """The losses, with these weights put on the labels."""
-        targets = cat([proposal.gt_labels for proposal in proposals])
-        weights = self.negative_weights(predictions[0][:, :-1].detach().float(), targets).expand_as(targets)
-        parts = torch.where(targets > 0, 1.0, weights).split([len(proposal) for proposal in proposals])
-        for proposal, part in zip(proposals, parts, strict=True):
-            proposal.gt_label_weights = proposal.gt_label_weights * part
-        return super().losses(predictions, proposals)
 
 
 class FederatedPredictor(LongTailPredictor):
@@ -49,8 +36,16 @@ class FederatedPredictor(LongTailPredictor):
     arXiv:2103.07461, after the federated annotation of LVIS).
     """
 
-    def negative_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """1 for the categories that count, 0 for the others, (K,)."""
+    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+        """The losses, without the labels *no* that do not count."""
+        targets = cat([proposal.gt_labels for proposal in proposals])
+        counting = torch.where(targets > 0, 1.0, self.counting(targets))
+        for proposal, part in zip(proposals, counting.split([len(p) for p in proposals]), strict=True):
+            proposal.gt_label_weights = proposal.gt_label_weights * part
+        return super().losses(predictions, proposals)
+
+    def counting(self, targets: Tensor) -> Tensor:
+        """1 for the categories whose *no* counts, 0 for the others, (K,), from targets (R, K)."""
         shown = targets.any(dim=0).nonzero().flatten()
         chosen = self.get_fed_loss_classes(shown, self.num_classes // 2, self.num_classes, self.counts.sqrt())
         return targets.new_zeros(self.num_classes).index_fill(0, chosen, 1.0)
@@ -60,7 +55,8 @@ class SeesawPredictor(LongTailPredictor):
     """*No* is softened for a category rarer than the right one of its axis, and sharpened where it scores higher.
 
     The mitigation and compensation of the seesaw loss (Wang et al. 2021, arXiv:2008.10032, equations 4 to 6, with its
-    exponents 0.8 and 2), put on sigmoids: the values of one axis, and the systems, compete; others do not.
+    exponents 0.8 and 2), put on sigmoids: the values of one axis, and the systems, compete; others do not. As there,
+    they multiply the exponential of the rival's logit, not its loss, whose gradient thus stays bounded.
     """
 
     @cached_property
@@ -70,8 +66,16 @@ class SeesawPredictor(LongTailPredictor):
         is_system = table.is_system.float()
         return table.category_axis @ table.category_axis.T + is_system[:, None] * is_system
 
-    def negative_weights(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Product of both factors, (R, K); 1 where no rival is right."""
+    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+        """The losses, *no* of logits that the logarithm of the factors is added to."""
+        logits, deltas = predictions
+        targets = cat([proposal.gt_labels for proposal in proposals])
+        factors = self.factors(logits[:, :-1].detach().float(), targets)
+        shifted = logits[:, :-1] + torch.where(targets > 0, 0.0, factors.clamp(min=1e-6).log())
+        return super().losses((torch.cat([shifted, logits[:, -1:]], dim=1), deltas), proposals)
+
+    def factors(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Product of mitigation and compensation, (R, K), from logits and targets (R, K); 1 where no rival is right."""
         mitigation = (self.counts / self.counts[:, None]).clamp(max=1) ** 0.8  # of the right one (row) on a rival
         softened = (1 + targets @ (self.rivals * (mitigation - 1))).clamp(min=0)
         scores = logits.sigmoid()

@@ -97,12 +97,12 @@ def _add_mim_keys(cfg: CfgNode) -> None:
     # What is predicted for a hidden patch: pixel, patch_embed (the encoder's own patch embeddings) or encoder (deep
     # features of the encoder's moving average).
     cfg.MODEL.MIM.TARGET = "pixel"
-    cfg.MODEL.MIM.TARGET_LAYERS = []  # encoder: indices of the blocks whose outputs are averaged
+    cfg.MODEL.MIM.TARGET_LAYERS = []  # encoder: indices of the blocks whose outputs are averaged; empty: all
     cfg.MODEL.MIM.EMA_DECAY = 0.999  # encoder: decay of its moving average per step, in [0, 1)
     cfg.MODEL.MIM.NORM_TARGET = True  # standardise every patch's target over its channels
     cfg.MODEL.MIM.LOSS = "l2"  # l1, l2 or smooth_l1
     cfg.MODEL.MIM.PIXEL_WEIGHT = 0.0  # weight of a second loss on pixels, >= 0; 0: none
-    cfg.MODEL.MIM.MASK_RATIO = 0.75  # share of hidden patches, in [0, 0.95]
+    cfg.MODEL.MIM.MASK_RATIO = 0.75  # share of hidden patches, in [0, 0.95]; 0: nothing is hidden, everything predicted
     cfg.MODEL.MIM.MASK_BLOCK = 1  # side of the hidden squares, in patches, >= 1; 1: patches at random
     cfg.MODEL.MIM.DECODER_DEPTH = 8  # blocks, >= 0; 0: a linear head, and mask tokens pass through the encoder
     cfg.MODEL.MIM.DECODER_DIM = 512  # channels, divisible by 4 and by DECODER_HEADS

@@ -10,8 +10,6 @@ import pytest
 import torch
 from conftest import REPOSITORY, write_idd
 from detectron2.config import get_cfg
-from detectron2.layers import ShapeSpec
-from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import nn
 
 from implantdet.assembly.known import KnownImplant
@@ -322,42 +320,6 @@ def test_figure_4_leaves_the_runs_as_they_are(benchmark, idd_root, tmp_path, mon
     monkeypatch.setattr(page, "read", lambda name: written)
     assert "MDE by embeddings" in page.figure_section()[1]
     assert (tmp_path / "results/mim_figure4.png").is_file()
-
-
-@pytest.fixture
-def long_tail(benchmark):
-    """Heads for two values of an axis, of 100 and 25 annotations, and a system; a predictor of the given class."""
-    module = benchmark("_long_tail")
-
-    def build(name):
-        shape, box = ShapeSpec(channels=2), Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
-        found = getattr(module, name)(shape, box2box_transform=box, num_classes=3, cls_agnostic_bbox_reg=True)
-        found.counts = torch.tensor([100.0, 25.0, 7.0])
-        return found
-
-    return build
-
-
-def test_federated_no_counts_for_what_a_batch_shows(long_tail):
-    predictor = long_tail("FederatedPredictor")
-    targets = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    assert predictor.negative_weights(torch.zeros(2, 3), targets).tolist() == [0, 1, 0]  # half of three is one
-    drawn = [predictor.negative_weights(torch.zeros(2, 3), torch.zeros(2, 3)) for _ in range(400)]
-    share = torch.stack(drawn).mean(0)  # by the square root of the frequency: 10, 5 and √7
-    torch.testing.assert_close(share, torch.tensor([10, 5, 7**0.5]) / (15 + 7**0.5), atol=0.1, rtol=0)
-
-
-def test_seesaw_weights_by_hand(long_tail):
-    predictor = long_tail("SeesawPredictor")
-    predictor.rivals = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    logits = torch.tensor([0.8, 0.4, 0.6]).logit().expand(3, 3)
-    targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    weights = predictor.negative_weights(logits, targets)
-    # The first is right, four times as frequent, and scores higher: the second is softened by (1/4)^0.8.
-    # The second is right: the first, more frequent, is not softened, and scores twice as high: (0.8 / 0.4)².
-    torch.testing.assert_close(weights[0, 1:], torch.tensor([0.25**0.8, 1.0]))
-    torch.testing.assert_close(weights[1, ::2], torch.tensor([4.0, 1.0]))
-    assert weights[2].tolist() == [1, 1, 1]
 
 
 def test_the_curve_keeps_runs_of_the_same_settings(benchmark, tmp_path, monkeypatch):

@@ -23,9 +23,10 @@ _TRIES = 20  # random places for an implant; it is left out if each of them cove
 class CopyPaste:
     """A dataset mapper that pastes one implant into some of the images that another mapper returns.
 
-    The implant comes augmented by its own mapper, out of a radiograph of the target's modality (told, or by
-    the shape), where sizes are alike. It lands where it covers no annotation, so that nothing of the target is hidden; at its rim the two images
-    blend. Without such a place the target stays as it is. Random numbers come from NumPy's global generator.
+    The implant comes augmented by its own mapper, out of a radiograph of the target's modality (told, or by the shape),
+    where sizes are alike. It lands where it covers no annotation, so that nothing of the target is hidden; at its rim
+    the two images blend. Without such a place the target stays as it is. Random numbers come from NumPy's
+    global generator.
 
     Args:
         mapper: maps the target; it returns ``image`` and ``instances``.

@@ -100,11 +100,20 @@ class CollapseGuard(HookBase):
         self._min_fraction = min_fraction
         self._images: Tensor | None = None
         self._start: TargetSpread | None = None
+        self._num_images = 0  # of the start
 
     def before_train(self) -> None:
-        """Measure the start, unless it is known from the training that is resumed."""
+        """Measure the start, unless it is known from the training that is resumed, of as many images."""
         self._images = self._load_images()
+        if self._start is not None and self._num_images != len(self._images):
+            logger.warning(
+                "MODEL.MIM.GUARD_IMAGES: the spread before the training was that of %d images, now there are %d, whose "
+                "effective rank is another: the target is compared with what it is now.",
+                *(self._num_images, len(self._images)),
+            )
+            self._start = None
         if self._start is None:
+            self._num_images = len(self._images)
             self._start = self.measure()
             logger.info("The target before training: %s", self._start)
 
@@ -145,9 +154,9 @@ class CollapseGuard(HookBase):
         return target_spread(torch.cat([self._model.targets(self._model.normalize(part)) for part in parts]))
 
     def state_dict(self) -> dict[str, Any]:
-        """The spread before training."""
-        return {"start": list(self._start)} if self._start else {}
+        """The spread before training, and of how many images it is."""
+        return {"start": list(self._start), "num_images": self._num_images} if self._start else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self._start = TargetSpread(*state_dict["start"])
+        self._start, self._num_images = TargetSpread(*state_dict["start"]), state_dict["num_images"]

@@ -50,7 +50,7 @@ class ReconstructionEvaluator(DatasetEvaluator):
         output_dir: folder of the files, created if it is missing.
         pixel_mean: ``MODEL.PIXEL_MEAN``.
         pixel_std: ``MODEL.PIXEL_STD``.
-        max_images: images that are reconstructed, the first ones of every process.
+        max_images: images that are reconstructed, the first ones of the dataset, however many processes share it.
         num_drawn: images that are drawn, the first ones.
     """
 
@@ -85,7 +85,8 @@ class ReconstructionEvaluator(DatasetEvaluator):
         """Reconstruct, draw and measure; on the main process, elsewhere nothing."""
         comm.synchronize()
         gathered = comm.gather(self._outputs, dst=0)
-        outputs = list(itertools.chain.from_iterable(gathered))
+        # Every process has as many of its share, and the shares come in the order of the dataset.
+        outputs = list(itertools.chain.from_iterable(gathered))[: self._max_images]
         if not comm.is_main_process() or not outputs:
             return {}
         predicted = reconstructions(outputs)

@@ -143,7 +143,16 @@ class MaskedImageModel(nn.Module):
         self.target.update(self.encoder, step)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images of grey levels, on the model's device and normalised."""
+        """Images (…, C, H, W) of grey levels, on the model's device and normalised.
+
+        Raises:
+            ValueError: they have another number of channels than the model.
+        """
+        if images.shape[-3] != len(self.pixel_mean):
+            raise ValueError(
+                f"found images with {images.shape[-3]} channels, expected {len(self.pixel_mean)}, as MODEL.PIXEL_MEAN "
+                "has: set it, and MODEL.PIXEL_STD, to as many values, or use implantdet's mappers, which go by it"
+            )
         return (images.to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std
 
     def losses(self, images: Tensor, mask: PatchMask) -> dict[str, Tensor]:

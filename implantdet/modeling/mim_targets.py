@@ -83,14 +83,15 @@ class EncoderTarget(nn.Module):
 
     Args:
         encoder: the teacher starts as a copy of it, up to the highest chosen block.
-        layers: indices of the chosen blocks.
+        layers: indices of the chosen blocks; empty: all of them.
         decay: decay of the average per step, in [0, 1); 0: the teacher is the encoder as it was after the last step.
     """
 
     def __init__(self, encoder: ViT, layers: Sequence[int], decay: float) -> None:
         super().__init__()
-        unknown = set(layers) - set(range(len(encoder.blocks)))
-        if unknown or not layers:
+        every = range(len(encoder.blocks))
+        layers = tuple(layers) or tuple(every)
+        if set(layers) - set(every):
             raise ValueError(
                 f"MODEL.MIM.TARGET_LAYERS: found {list(layers)}, expected indices of the encoder's blocks, "
                 f"0 to {len(encoder.blocks) - 1}"
@@ -98,7 +99,7 @@ class EncoderTarget(nn.Module):
         if not 0 <= decay < 1:
             raise ValueError(f"MODEL.MIM.EMA_DECAY: found {decay}, expected a number in [0, 1)")
         self.dim = encoder.embed_dim
-        self.layers = tuple(layers)
+        self.layers = layers
         self.decay = decay
         self.teacher = copy.deepcopy(encoder).requires_grad_(False)
         self.teacher.blocks = self.teacher.blocks[: max(layers) + 1]  # no work above the highest block that is read

@@ -78,8 +78,8 @@ class CategoryTable:
         supercategories = getattr(metadata, "supercategories", [""] * num_classes)
         if len(supercategories) != num_classes:
             raise ValueError(
-                f"dataset '{name}': the metadata have {len(supercategories)} supercategories for {num_classes} classes; "
-                f"expected one of {', '.join(THIRDS)}, {SYSTEM} or anything else for every one of thing_classes"
+                f"dataset '{name}': the metadata have {len(supercategories)} supercategories for {num_classes} "
+                f"classes; expected one of {', '.join(THIRDS)}, {SYSTEM} or anything else for each class"
             )
         return cls.from_names(names, supercategories)
 

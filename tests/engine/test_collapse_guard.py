@@ -122,7 +122,7 @@ def test_guard_stops_a_collapsing_run():
 def test_the_advice_names_what_this_training_can_change(options, named, not_named):
     trainer = TinyPretraining(1, lr=0.0, **options)
     trainer.guard.before_train()
-    trainer.guard.load_state_dict({"start": [1e9, 1e9]})
+    trainer.guard.load_state_dict({"start": [1e9, 1e9], "num_images": 8})
     with pytest.raises(TargetCollapseError) as error:
         trainer.train()
     advice = str(error.value).partition("before training. Set ")[2]
@@ -169,7 +169,7 @@ def test_of_a_rank_counts_what_is_above_one(factor, is_collapse):
     trainer = TinyPretraining(1, lr=0.0, target="patch_embed")
     trainer.guard.before_train()
     std, rank = trainer.guard.state_dict()["start"]
-    trainer.guard.load_state_dict({"start": [std, 1 + factor * (rank - 1)]})
+    trainer.guard.load_state_dict({"start": [std, 1 + factor * (rank - 1)], "num_images": 8})
     if is_collapse:
         with pytest.raises(TargetCollapseError, match="its effective_rank across images"):
             trainer.train()
@@ -200,9 +200,19 @@ def test_guard_compares_with_the_start_also_after_a_resume():
     trainer = TinyPretraining(10, lr=1e-3, target="patch_embed", norm_target=False).train()
     start = trainer.guard.state_dict()["start"]
     resumed = TinyPretraining(10, lr=1e-3, target="patch_embed", norm_target=False)
-    resumed.guard.load_state_dict({"start": [1000 * value for value in start]})
+    resumed.guard.load_state_dict({"start": [1000 * value for value in start], "num_images": 8})
     with pytest.raises(TargetCollapseError, match=f"to the {1000 * start[0]:.3g} before training"):
         resumed.train()
+
+
+def test_a_rank_of_other_images_is_no_start(caplog):
+    """Of three images the rank is two at most: against that of eight, they would always be a collapse."""
+    trainer = TinyPretraining(10, lr=1e-3, target="patch_embed").train()
+    resumed = TinyPretraining(10, lr=1e-3, target="patch_embed", guard_images=radiographs(3, seed=1))
+    resumed.guard.load_state_dict(trainer.guard.state_dict() | {"start": [1e9, 1e9]})
+    assert resumed.train().iter == 10
+    assert "was that of 8 images, now there are 3" in caplog.text
+    assert resumed.guard.state_dict()["num_images"] == 3
 
 
 @pytest.mark.parametrize(("period", "fraction"), [(0, 0.1), (1, 1.0), (1, -0.1)])

@@ -13,7 +13,7 @@ from implantdet.config import add_implantdet_config
 from implantdet.data.register import register_idd
 from implantdet.engine import pretrainer
 from implantdet.engine.checkpoint import Checkpointer
-from implantdet.engine.collapse_guard import CollapseGuard
+from implantdet.engine.collapse_guard import CollapseGuard, TargetCollapseError
 from implantdet.engine.pretrainer import Pretrainer, trainer_class
 from implantdet.engine.trainer import Trainer
 from implantdet.modeling.weights import load_backbone_weights
@@ -215,6 +215,21 @@ def test_a_folder_of_images_is_enough(mim_cfg, idd_root, tmp_path):
     assert len(trainer.dataset_dicts) == 8  # ten, without the two of mim_test
     trainer.train()
     assert trainer.iter == trainer.max_iter == 8
+
+
+def test_a_collapse_ends_the_training_before_anything_is_saved(mim_cfg):
+    """Embeddings that are the encoder's own shrink with its weights, which decay by half in every step."""
+    cfg = mim_cfg(
+        *("MODEL.MIM.TARGET", "patch_embed", "MODEL.MIM.NORM_TARGET", "False", "MODEL.MIM.GUARD_PERIOD", "1"),
+        *("SOLVER.BASE_LR", "0.005", "SOLVER.WEIGHT_DECAY", "100.0", "SOLVER.WARMUP_EPOCHS", "0.0"),
+        *("SOLVER.MAX_EPOCHS", "20.0", "SOLVER.CHECKPOINT_EPOCHS", "20.0", "SOLVER.EVAL_EPOCHS", "20.0"),
+    )
+    with pytest.raises(TargetCollapseError, match=r"the target collapsed: after \d+ iterations its std"):
+        train(cfg)
+    out = Path(cfg.OUTPUT_DIR)
+    assert not list(out.glob("*.pth")) and not (out / "last_checkpoint").exists()
+    told = [json.loads(line) for line in (out / "metrics.json").read_text(encoding="utf-8").splitlines()]
+    assert told[-1]["target_std"] < told[0]["target_std"]
 
 
 def test_pixels_need_no_guard(mim_cfg, untrained):

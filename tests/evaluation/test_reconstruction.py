@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.utils import comm
 
 from implantdet.evaluation.reconstruction import ReconstructionEvaluator, decode, psnr, reconstructions, save_figure
 from implantdet.modeling.mim_masking import PatchMask
@@ -144,6 +145,21 @@ def test_number_of_images_is_bounded(tmp_path):
         evaluator.process([{}], [output_of(seed, error=0.1)])
     evaluator.evaluate()
     assert json.loads((tmp_path / "reconstruction.json").read_text())["num_images"] == 2
+
+
+def test_the_images_are_those_of_one_process_however_many_there_are(tmp_path, monkeypatch):
+    """Two processes with the first and the last two images; three are asked for."""
+    evaluators = [ReconstructionEvaluator(tmp_path, MEAN, STD, max_images=3, num_drawn=3) for _ in range(3)]
+    for evaluator, seeds in zip(evaluators, ((0, 1, 2, 3), (0, 1), (2, 3)), strict=True):
+        evaluator.reset()
+        for seed in seeds:
+            evaluator.process([{}], [output_of(seed, error=0.1)])
+    alone = evaluators[0].evaluate()
+    monkeypatch.setattr(comm, "gather", lambda outputs, dst: [outputs, evaluators[2]._outputs])
+    assert evaluators[1].evaluate() == alone
+    assert json.loads((tmp_path / "reconstruction.json").read_text())["num_images"] == 3
+    for name, images in evaluators[0].columns_.items():
+        assert all(map(np.array_equal, images, evaluators[1].columns_[name]))
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])

@@ -13,7 +13,7 @@ from implantdet.config import add_implantdet_config
 from implantdet.data.unlabelled import UnlabelledMapper
 from implantdet.modeling.masked_image_model import MaskedImageModel
 from implantdet.modeling.mim_masking import PatchMask, sample_mask
-from implantdet.modeling.mim_targets import build_target, patchify, standardize
+from implantdet.modeling.mim_targets import EncoderTarget, build_target, patchify, standardize
 
 
 def images_of(seed, num=2, in_chans=1, size=(64, 64)):
@@ -255,6 +255,19 @@ def test_images_of_other_sizes_are_refused():
     assert pydoc.locate(str(raised.value).rpartition(" ")[-1]) is UnlabelledMapper  # it says what to use
     with pytest.raises(ValueError, match="40 × 64 pixels, expected multiples of 16"):
         model([{"image": torch.rand(1, 40, 64)}])
+
+
+@pytest.mark.parametrize(("channels", "in_chans"), [(3, 1), (1, 3)])
+def test_images_of_other_channels_are_refused(channels, in_chans):
+    for model in (tiny_model(in_chans=in_chans).train(), tiny_model(in_chans=in_chans).eval()):
+        with pytest.raises(ValueError, match=f"with {channels} channels, expected {in_chans}, as MODEL.PIXEL_MEAN has"):
+            model([{"image": torch.rand(channels, 64, 64)}])
+
+
+def test_without_layers_the_target_is_the_mean_of_all_blocks():
+    encoder, images = tiny_model().encoder, images_of(2)
+    found = EncoderTarget(encoder, layers=[], decay=0.9)(images, encoder)
+    torch.testing.assert_close(found, EncoderTarget(encoder, range(6), 0.9)(images, encoder), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("block", [1, 2])
