@@ -21,7 +21,7 @@ setup(
     entry_points={"console_scripts": ["implantdet = implantdet.cli:main"]},
     # detectron2 is missing on purpose: it is not on PyPI under its name. README.md says how to install it.
     install_requires=[
-        "torch>=2.3",
+        "torch>=2.5",
         "torchvision",
         "timm>=1.0",
         "fvcore",

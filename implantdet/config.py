@@ -31,7 +31,7 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.NAME = "idd"
 
     # Pre-training: folder of images without labels, with its subfolders, in place of DATASETS.TRAIN; empty: none. If
-    # DATASETS.ROOT has folds.json, pictures of its test images are left out.
+    # DATASETS.ROOT has folds.json, pictures of its test images, and of those of DATASETS.TEST, are left out.
     cfg.DATASETS.IMAGE_FOLDER = ""
 
     # Pre-training: smallest share of the image that a crop may have, in (0, 1]; 1: the whole image, made square.

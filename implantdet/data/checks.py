@@ -71,8 +71,8 @@ def annotation_fault(annotation: dict[str, Any], image: dict[str, Any]) -> str |
 
 def _implant_fault(annotation: dict[str, Any]) -> str | None:
     value = annotation.get("implant_id", 0)
-    if not isinstance(value, int) or isinstance(value, bool):
-        return f"'implant_id' must be a whole number; found {value!r}"
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        return f"'implant_id' must be a whole number, 0 or more; found {value!r}"
     if not isinstance(annotation.get("product_line", ""), str):
         return f"'product_line' must be a text; found {annotation['product_line']!r}"
     value = annotation.get("visible_fraction", 1)

@@ -14,7 +14,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     So a reader never sees half a file, and what was there before stays when the writing goes wrong.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Shortened: with the number, a name that is as long as the file system takes would be too long.
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}")
     try:
         yield temporary
         temporary.replace(path)

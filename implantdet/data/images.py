@@ -70,6 +70,9 @@ def find_radiographs(folder: str | Path) -> list[Path]:
     paths, others = [], []
     for place, folders, names in os.walk(folder, onerror=_warn):
         folders[:] = [name for name in folders if not is_hidden(PurePath(name))]
+        for name in folders:
+            if Path(place, name).is_symlink():  # it may lead in a circle
+                warnings.warn(f"{Path(place, name)}: left aside, it is a link to a folder; give that", stacklevel=2)
         files = (Path(place, name) for name in names if not is_hidden(PurePath(name)))
         for path in filter(Path.is_file, files):
             is_dicom = looks_like_dicom(path)

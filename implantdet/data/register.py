@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, NUM_FOLDS, load_fold
 from implantdet.data.images import modality_by_shape
 from implantdet.data.problems import DataError
 from implantdet.taxonomy import SYSTEM
+
+logger = logging.getLogger(__name__)
 
 SYSTEMS = "_systems"  # behind the names of datasets of whole implants alone
 _IMAGE_KEYS = ("patient_id", "source_id", "modality", "mm_per_pixel", "mm_per_pixel_matrix")
@@ -77,7 +81,15 @@ def image_ids(folds: dict[str, Any], part: str) -> set[int]:
 
 def _load(root: str, part: str, systems_only: bool, name: str) -> list[dict[str, Any]]:
     content = load_idd(root)
-    wanted = image_ids(load_folds(root, content), part)
+    folds = load_folds(root, content)
+    wanted = image_ids(folds, part)
+    in_folds = {*folds["test"], *itertools.chain.from_iterable(folds["folds"])}
+    if left := sum(image["id"] not in in_folds for image in content["images"]):
+        logger.warning(
+            "%s: %d image(s) of %s are in no part: they are neither trained nor tested on. If they came later, remove "
+            "the file and run `implantdet folds`, which splits all anew.",
+            *(Path(root) / FOLDS, left, ANNOTATIONS),
+        )
     categories = [c for c in content["categories"] if not systems_only or c.get("supercategory") == SYSTEM]
     if not categories:
         what = f"has the supercategory '{SYSTEM}'" if systems_only else "is there; expected one or more"

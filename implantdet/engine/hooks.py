@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event_storage
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from implantdet.data.files import written_whole
 from implantdet.data.idd import read_json, write_json
@@ -72,6 +73,9 @@ class ValidationLoss(HookBase):
         was_training = self._model.training
         self._model.train()
         self._model.get_submodule("backbone").eval()
+        for module in self._model.modules():
+            if isinstance(module, _BatchNorm):  # whose statistics would take in the images
+                module.eval()
         total, count = 0.0, 0
         # It takes what the model's parts would write into the storage of the training; at 0, VIS_PERIOD would draw.
         with EventStorage(1), kept_randomness():
@@ -115,10 +119,6 @@ class BestCheckpointer(hooks.BestCheckpointer):
         """Look at the last evaluation, but not again if a finished training is resumed: its settings may be others."""
         if self._compared < self.trainer.max_iter:
             super().after_train()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best value out of a checkpoint of before there was the file."""
-        self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]
 
     def _best_checking(self) -> None:
         super()._best_checking()

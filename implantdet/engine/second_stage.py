@@ -56,8 +56,11 @@ class SecondStage(HookBase):
         if self.trainer.iter < self.trainer.max_iter:
             return
         path = Path(self._cfg.OUTPUT_DIR) / ASSEMBLER
-        if comm.is_main_process():
-            path.unlink(missing_ok=True)  # one that an earlier training left does not fit these weights
+        # One that an earlier training left does not fit these weights; one of the same weights stays until it is
+        # replaced by another calibration.
+        is_of_others = self._assembler is None or self.trainer.start_iter < self.trainer.max_iter
+        if is_of_others and comm.is_main_process():
+            path.unlink(missing_ok=True)
         if self._assembler is None:
             return
         cfg = self._cfg

@@ -8,6 +8,8 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
+import timm
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -24,11 +26,12 @@ from implantdet.engine.merging import merge
 from implantdet.modeling.backbone import build_vit_sfp_backbone
 from implantdet.modeling.implant_roi_heads import CascadeImplantROIHeads, ImplantROIHeads
 from implantdet.modeling.masked_image_model import MaskedImageModel
-from implantdet.modeling.weights import local_checkpoint
+from implantdet.modeling.weights import TIMM_SCHEME, local_checkpoint
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"  # Detectron2's name
+SAME_LEVEL = 5.0  # grey levels of 255 that mean and deviation may differ by from those that weights were trained with
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -146,7 +149,8 @@ def check_pixels(cfg: CfgNode) -> None:
     """See to it that images can be normalised.
 
     Raises:
-        ValueError: mean and standard deviation are of unequally many channels, or a deviation is not above 0.
+        ValueError: mean and standard deviation are of unequally many channels, or a deviation is not above 0. Where
+            weights of timm are used to others, that is a warning.
     """
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in (*mean, *std))
@@ -154,6 +158,17 @@ def check_pixels(cfg: CfgNode) -> None:
         raise ValueError(
             f"found MODEL.PIXEL_MEAN {list(mean)} and MODEL.PIXEL_STD {list(std)}; expected as many numbers in both, 1 "
             "(grey) or 3, and deviations above 0"
+        )
+    name = cfg.MODEL.WEIGHTS.removeprefix(TIMM_SCHEME)
+    told = timm.models.get_pretrained_cfg(name) if name != cfg.MODEL.WEIGHTS else None
+    if told is None:
+        return
+    wanted = [255 * float(np.mean(values)) for values in (told.mean, told.std)]
+    if max(abs(np.mean(mean) - wanted[0]), abs(np.mean(std) - wanted[1])) > SAME_LEVEL:
+        logger.warning(
+            "%s were trained on images with the mean %.1f and the deviation %.1f in grey levels, and MODEL.PIXEL_MEAN "
+            "is %s, MODEL.PIXEL_STD %s: they see other contrasts. Set them to these.",
+            *(cfg.MODEL.WEIGHTS, *wanted, list(mean), list(std)),
         )
 
 

@@ -58,6 +58,8 @@ class Trainer(DefaultTrainer):
         ValueError: a length is out of its range, or the batch cannot be split as asked for.
     """
 
+    _has_begun = False
+
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)  # DefaultTrainer's own builds Detectron2's step and checkpointer
         self.dataset_dicts = self.build_dataset_dicts(cfg)
@@ -103,7 +105,7 @@ class Trainer(DefaultTrainer):
         if resume:
             self._check_same_checkpoint()
         if not resume and comm.is_main_process():
-            (Path(self.cfg.OUTPUT_DIR) / "last_checkpoint").unlink(missing_ok=True)
+            self._leave_behind(Path(self.cfg.OUTPUT_DIR) / "last_checkpoint")
         if resume and not self.checkpointer.has_checkpoint() and comm.is_main_process():
             logging.getLogger(__name__).warning(
                 "OUTPUT_DIR '%s' has no checkpoint to resume; the training starts from %s.",
@@ -111,6 +113,36 @@ class Trainer(DefaultTrainer):
             )
         super().resume_or_load(resume)
         self._trainer.reset_data_loader(self._build_stream)  # from start_iter on
+
+    def _leave_behind(self, last_checkpoint: Path) -> None:
+        if last_checkpoint.is_file():
+            logging.getLogger(__name__).warning(
+                "OUTPUT_DIR '%s' has a training that came to %s. This one starts anew and takes its place; to go on "
+                "with that, stop now, write that name into the file last_checkpoint there, and give --resume.",
+                *(self.cfg.OUTPUT_DIR, last_checkpoint.read_text(encoding="utf-8").strip()),
+            )
+            last_checkpoint.unlink()
+
+    def before_train(self) -> None:
+        """Let the hooks begin."""
+        super().before_train()
+        self._has_begun = True
+
+    def after_train(self) -> None:
+        """Let the hooks end, and close the logs whatever happens.
+
+        If one of them failed before the first step, the others do not end: a finished training whose resume is refused
+        would be evaluated with what is refused.
+        """
+        self.storage.iter = self.iter
+        writers = [hook for hook in self._hooks if isinstance(hook, hooks.PeriodicWriter)]
+        try:
+            for hook in self._hooks if self._has_begun else ():
+                if hook not in writers:
+                    hook.after_train()
+        finally:
+            for writer in writers:
+                writer.after_train()
 
     def _check_same_checkpoint(self) -> None:
         found = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else ""

@@ -6,6 +6,7 @@ killed goes on where it stopped when it is started again with the same arguments
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ from implantdet.data.idd import ANNOTATIONS, FOLDS, IMAGES, write_json
 from implantdet.data.problems import DataError
 from implantdet.phantom import panoramic, periapical
 from implantdet.phantom.labels import annotate
+from implantdet.phantom.lines import default_lines
 from implantdet.phantom.presets import PRESETS, Job, Preset, plan
 from implantdet.phantom.render import Radiograph, render
 from implantdet.phantom.scene import Patient, View
@@ -60,7 +62,7 @@ def generate(
         ``out``.
 
     Raises:
-        FileExistsError: ``out`` exists.
+        FileExistsError: ``out`` exists, or an interrupted run of other arguments.
         DataError: an argument is out of range.
     """
     out = Path(out)
@@ -78,7 +80,7 @@ def generate(
     partial = _prepare(
         out,
         {"version": __version__, "generator": GENERATOR, "preset": preset}
-        | {"images": images, "patients": patients, "seed": seed},
+        | {"images": images, "patients": patients, "seed": seed, "vocabulary": _vocabulary()},
     )
     _render_all(
         partial, [job for job in jobs if not _record(partial, job.patient).exists()], jobs, settings, seed, workers
@@ -89,18 +91,30 @@ def generate(
 
 
 def _prepare(out: Path, arguments: dict[str, Any]) -> Path:
-    """The folder to work in: an interrupted one of the same arguments, or a new one."""
+    """The folder to work in: an interrupted one of the same arguments, or a new one.
+
+    Raises:
+        FileExistsError: an interrupted one was begun with others.
+    """
     partial = out.parent / f".{out.name}.partial"
-    try:
-        resumable = json.loads((partial / ARGUMENTS).read_text(encoding="utf-8")) == arguments
-    except (OSError, ValueError):
-        resumable = False
-    if partial.exists() and not resumable:
-        shutil.rmtree(partial)
+    if (partial / ARGUMENTS).exists():
+        begun = json.loads((partial / ARGUMENTS).read_text(encoding="utf-8"))
+        others = {key: begun.get(key) for key, value in arguments.items() if begun.get(key) != value}
+        if others:
+            found, asked = (", ".join(f"{key} {of[key]!r}" for key in others) for of in (others, arguments))
+            raise FileExistsError(
+                f"{partial} holds an interrupted phantom that was begun with {found}; expected {asked}. Give the same "
+                "arguments, or remove the folder"
+            )
     (partial / IMAGES).mkdir(parents=True, exist_ok=True)
     (partial / RECORDS).mkdir(exist_ok=True)
     write_json(partial / ARGUMENTS, arguments)
     return partial
+
+
+def _vocabulary() -> str:
+    """What tells the product lines and the taxonomy from others: numbers of categories hang on them."""
+    return hashlib.sha256(repr((default_lines(), default_taxonomy())).encode()).hexdigest()[:12]
 
 
 def _record(partial: Path, patient: int) -> Path:

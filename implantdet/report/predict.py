@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from implantdet.data.idd import read_json, write_json
 from implantdet.data.images import SUFFIXES, find_radiographs, modality_by_shape, read_radiograph, to_float
 from implantdet.data.problems import DataError, Problem
 from implantdet.engine.predictor import ImplantPredictor
+from implantdet.engine.second_stage import ASSEMBLER
 from implantdet.evaluation.implant_results import implants_of
 from implantdet.report.close_ups import add_close_ups
 from implantdet.report.implant_overlay import draw_implants, sure_enough
@@ -62,6 +64,7 @@ def predict_radiographs(
     names = _names(images, out, resume)
     settings = {
         "model": str(run_dir),
+        "model_time": _time_of(Path(run_dir)),
         "lines": lines and str(lines),
         "min_score": min_score,
         "mm_per_pixel": mm_per_pixel,
@@ -115,6 +118,16 @@ def predict_radiographs(
         others = f"; {out} has the other {len(written)}" if written else ""
         raise DataError(f"{len(problems)} of {len(names)} images cannot be used{others}", problems)
     return len(written)
+
+
+def _time_of(run_dir: Path) -> str | None:
+    """When the newest of the files that predict was written; None if there is none."""
+    paths = [path for path in (run_dir / "model_final.pth", run_dir / ASSEMBLER) if path.is_file()]
+    if not paths:
+        return None
+    return datetime.fromtimestamp(max(path.stat().st_mtime for path in paths), timezone.utc).isoformat(
+        timespec="seconds"
+    )
 
 
 def _written(path: Path, settings: dict[str, Any], names: Mapping[str, Path]) -> list[dict[str, Any]]:

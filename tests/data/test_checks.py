@@ -139,6 +139,7 @@ def test_image_fields(field, value):
         ("iscrowd", 1),
         ("implant_id", "a"),
         ("implant_id", 1.5),
+        ("implant_id", -1),
         ("product_line", 7),
         *(("visible_fraction", value) for value in (-0.1, 1.1, math.nan, "1")),
         *((key, value) for key in MEASURES for value in ("1", math.nan)),

@@ -29,6 +29,13 @@ def test_what_was_there_stays_when_the_writing_fails(tmp_path: Path, begun: bool
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_name_as_long_as_can_be(tmp_path: Path) -> None:
+    path = tmp_path / ("я" * 125 + ".png")  # 254 bytes of 255
+    with written_whole(path) as temporary:
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+
+
 def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), written_whole(tmp_path / "a.txt"):
         pass

@@ -109,6 +109,17 @@ def test_hidden_files_are_no_radiographs(tmp_path):
     assert [path.relative_to(tmp_path / ".data").as_posix() for path in found] == ["a.png", "b/c.PNG"]
 
 
+def test_a_link_to_a_folder_is_told(tmp_path):
+    """It may lead in a circle; silence would leave a year of radiographs out."""
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "data").mkdir()
+    for folder in ("archive", "data"):
+        Image.fromarray(GREY).save(tmp_path / folder / "a.png")
+    (tmp_path / "data/2023").symlink_to(tmp_path / "archive")
+    with pytest.warns(UserWarning, match=r"data/2023: left aside, it is a link to a folder"):
+        assert find_radiographs(tmp_path / "data") == [tmp_path / "data/a.png"]
+
+
 def test_pages_of_a_tiff_are_not_passed_over(tmp_path):
     pages = [Image.fromarray(picture(seed)) for seed in (1, 2, 3)]
     pages[0].save(tmp_path / "series.tif", save_all=True, append_images=pages[1:])

@@ -149,6 +149,14 @@ def test_folds_of_another_dataset(root, name):
         DatasetCatalog.get(f"{name}_test")
 
 
+def test_images_in_no_part_are_told(root, name, caplog):
+    """As where they were added after the folds were made."""
+    edit_json(root / "folds.json", lambda folds: folds["test"].pop())
+    register_idd(root, name)
+    assert len(DatasetCatalog.get(f"{name}_test")) == 1
+    assert "folds.json: 1 image(s) of annotations.json are in no part" in caplog.text
+
+
 def test_run_lengths_come_out_as_detectron2_decodes_them(root, name):
     runs = {"size": [60, 80], "counts": [100, 50, 60 * 80 - 150]}
     edit_json(root / "annotations.json", lambda content: content["annotations"][0].update(segmentation=runs))

@@ -138,6 +138,31 @@ def test_a_training_without_evaluation_gets_its_assembler_afterwards(cfg):
     assert load_assembler(cfg, str(weights)) is not None
 
 
+def test_a_finished_training_keeps_its_files_when_a_new_calibration_fails(cfg, tiny_cfg, implants_root, monkeypatch):
+    train(cfg)
+    out = Path(cfg.OUTPUT_DIR)
+    kept = {name: (out / name).read_bytes() for name in (ASSEMBLER, "results.json")}
+    (out / "results.json").write_bytes(kept["results.json"] + b" ")  # an evaluation would write it anew
+    wrong = cfg.clone()
+    wrong.defrost()
+    wrong.ASSEMBLY.METHOD = "exat"
+    with pytest.raises(ValueError, match=r"ASSEMBLY\.METHOD: found 'exat'"):
+        train(wrong, resume=True)
+    assert (out / "results.json").read_bytes() == kept["results.json"] + b" "
+    assert (out / ASSEMBLER).read_bytes() == kept[ASSEMBLER]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PartAssembler, "calibrate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, resume=True)
+    assert (out / ASSEMBLER).read_bytes() == kept[ASSEMBLER]
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg)  # other weights, which it does not fit
+    assert not (out / ASSEMBLER).exists()
+
+
 def test_an_interrupted_training_leaves_no_assembler(cfg):
     with pytest.raises(KeyboardInterrupt):
         train(cfg, interrupt=True)
@@ -168,7 +193,11 @@ def test_the_model_that_is_given_is_calibrated_and_reported(cfg):
     oracle.records = [r for part in ("val_fold0", "test") for r in DatasetCatalog.get(f"tiny_implants_{part}")]
     hook = SecondStage(cfg, oracle)
     hook.trainer = SimpleNamespace(
-        iter=1, max_iter=1, build_test_loader=Trainer.build_test_loader, test_implants=Trainer.test_implants
+        iter=1,
+        start_iter=0,
+        max_iter=1,
+        build_test_loader=Trainer.build_test_loader,
+        test_implants=Trainer.test_implants,
     )
     hook.before_train()
     hook.after_train()
@@ -250,7 +279,7 @@ def test_boxes_do_not_stand_for_masks_that_the_test_set_lacks(cfg, monkeypatch, 
             ),
             [
                 "ASSEMBLY.METHOD is kmeans_paper, but thresholds, scores and conformal sets were calibrated with",
-                "ASSEMBLY.MERGE_DISTANCE is 0.5, but thresholds, scores and conformal sets were calibrated with 0.25 (",
+                "ASSEMBLY.MERGE_DISTANCE is 0.5, but thresholds, scores and conformal sets were calibrated with 1.25 (",
                 "ASSEMBLY.MERGE_OVERLAP is 0.5, but thresholds, scores and conformal sets were calibrated with 0.25 (",
                 "ASSEMBLY.COVERAGE is 0.8, but thresholds, scores and conformal sets were calibrated with 0.9 (",
             ],

@@ -153,8 +153,10 @@ def test_several_test_sets_have_a_folder_each(tiny_cfg):
 def test_a_new_start_hides_the_old_checkpoints_from_a_resume(tiny_cfg, caplog):
     cfg = tiny_cfg(*TWO_EPOCHS)
     train(cfg)
+    assert "starts anew" not in caplog.text
     with pytest.raises(KeyboardInterrupt):
         train(cfg, interrupt_at=1)
+    assert "has a training that came to model_final.pth. This one starts anew and takes its place" in caplog.text
     assert train(cfg, resume=True).start_iter == 0
     assert "has no checkpoint to resume; the training starts from random weights" in caplog.text
 

@@ -135,11 +135,16 @@ def test_killed_runs_go_on_where_they_stopped(dataset, tmp_path):
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_leftovers_of_other_arguments_are_dropped(dataset, tmp_path):
+@pytest.mark.parametrize(("key", "value"), [("seed", 99), ("images", 9), ("vocabulary", "of another taxonomy")])
+def test_what_an_interrupted_run_of_other_arguments_has_made_stays(dataset, tmp_path, key, value):
+    begun = json.loads((dataset / "phantom.json").read_text(encoding="utf-8"))
     partial = tmp_path / ".data.partial"
     (partial / "records").mkdir(parents=True)
-    (partial / "records" / "000000.json").write_text("[]", encoding="utf-8")
-    (partial / "phantom.json").write_text(json.dumps({"seed": 99}), encoding="utf-8")
+    (partial / "phantom.json").write_text(json.dumps(begun | {key: value}), encoding="utf-8")
+    with pytest.raises(FileExistsError, match=f"interrupted phantom that was begun with {key} {value!r}; expected"):
+        generate(tmp_path / "data", **SMALL)
+    assert partial.exists()
+    (partial / "phantom.json").unlink()  # as of one that was stopped before it began
     assert snapshot(generate(tmp_path / "data", **SMALL)) == snapshot(dataset)
 
 

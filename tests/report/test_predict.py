@@ -48,9 +48,9 @@ def radiographs(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(root, *images, run_dir="run", **options):
+def run(root, *images, run_dir="run", out="out", **options):
     known = {"mm_per_pixel": 0.1, "modality": "panoramic", "lines": "lines.yaml"}
-    return predict_radiographs(run_dir, images, root / "out", **known, **options)
+    return predict_radiographs(run_dir, images, root / out, **known, **options)
 
 
 def written(root):
@@ -196,6 +196,12 @@ def test_only_the_same_run_is_resumed(radiographs):
     run(radiographs, radiographs / "a")
     with pytest.raises(DataError, match=r"min_score 0\.3, found 0\.5"):
         run(radiographs, radiographs / "a", min_score=0.5, resume=True)
+    (radiographs / "run").mkdir()
+    (radiographs / "run/model_final.pth").touch()
+    run(radiographs, radiographs / "b", run_dir=str(radiographs / "run"), out="other")
+    os.utime(radiographs / "run/model_final.pth", (1e9, 1e9))  # trained anew
+    with pytest.raises(DataError, match=r"written with model_time '20.*', found '2001-09-09T01:46:40\+00:00'"):
+        run(radiographs, radiographs / "b", run_dir=str(radiographs / "run"), out="other", resume=True)
     with pytest.raises(DataError, match="none is called so"):
         run(radiographs, radiographs / "b", resume=True)
     with pytest.raises(DataError, match="none is called so"):
