@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/assembly_speed.py [--run OUTPUT_DIR --data DIR]
 
 Simulated rows of implants, every third with its usual readings: 1 to 6 implants, and 50 implants whose 150 thirds
-stand among 150 false ones. With a finished training and its dataset folder, also what its detector found in the test
+stand among 150 false ones; and layouts that are made to be hard: 300 thirds on a lattice, where each fits to many, and
+300 in one place. With a finished training and its dataset folder, also what its detector found in the test
 images of 1 to 6 implants. Times are CPU seconds of the process, so that other work on the machine counts less.
 """
 
@@ -55,6 +56,15 @@ def scene(rng: np.random.Generator, count: int, num_false: int = 0, per_row: int
         corner, side = rng.uniform(0, size - 60), rng.uniform(25, 50, 2)
         annotations += readings(rng, np.r_[corner, corner + side], THIRDS[rng.integers(3)], {})
     return {"height": int(size[1]), "width": int(size[0]), "annotations": annotations}
+
+
+def lattice(rng: np.random.Generator, count: int, pitch: float, per_row: int = 20) -> dict[str, Any]:
+    """A dataset dict without implants: thirds of all kinds in rows, ``pitch`` sides apart; with 0 all in one place."""
+    annotations = []
+    for number in range(count):
+        corner = 100 + 30 * pitch * np.array([number % per_row, number // per_row]) + rng.uniform(-4, 4, 2)
+        annotations += readings(rng, np.r_[corner, corner + 30], THIRDS[number % 3], {})
+    return {"height": 1000, "width": 1000, "annotations": annotations}
 
 
 def readings(
@@ -128,6 +138,9 @@ def main() -> None:
         }
     crowd = [instances_of(scene(rng, 50, num_false=150), rng) for _ in range(10)]
     payload["50 implants, 300 candidate parts"] = milliseconds(assembler, crowd)
+    for name, pitch in (("on a lattice", 0.8), ("in one place", 0.0)):
+        crowd = [instances_of(lattice(rng, 300, pitch), rng) for _ in range(10)]
+        payload[f"300 thirds {name}, no implant"] = milliseconds(assembler, crowd)
     for name, row in payload.items():
         if isinstance(row, dict):
             print(f"{name}: median {row['median_ms']:.2f} ms, largest {row['max_ms']:.2f} ms")
