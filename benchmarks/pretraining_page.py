@@ -61,7 +61,8 @@ SIZES = {
     "tiny": "Size `tiny` of the [script](mim_comparison.py): ViT-Ti, pre-trained on crops of 128 px in small batches "
     "with a narrow decoder and, of MDE, a teacher that follows ten times as fast as the config's; the detectors are "
     "[opg_vit_tiny.yaml](../configs/opg_vit_tiny.yaml) and, for parts, [idd_tiny.yaml](../configs/idd_tiny.yaml), of "
-    "the commits below.",
+    "the commits below, all with `SOLVER.LAYER_DECAY 0.75`: also of random weights, which have nothing to keep, the "
+    "lower blocks learn more slowly. What random weights would reach without that was not measured.",
     "base": "ViT-B at 416 px.",
 }
 CAVEATS = {

@@ -58,7 +58,8 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     """Groups parts into implants, infers what is missing, and ranks systems.
 
     ``fit`` learns from the annotations of the training set, ``calibrate`` from predictions on the validation set;
-    ``assemble`` needs the first alone. Detections may come in any order. Moving, scaling or turning an image by 90°
+    ``assemble`` needs the first alone. Parameters are checked at once, not in ``fit``: what is wrong in a config shows
+    before hours of training. Detections may come in any order. Moving, scaling or turning an image by 90°
     does the same to the implants and changes nothing else, unless parts are so equal that nothing tells them apart.
 
     Args:
@@ -136,6 +137,8 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     def fit(self, dataset_dicts: Sequence[dict[str, Any]]) -> PartAssembler:
         """Learn what implants look like and which design belongs to which product line.
+
+        What scores are worth, thresholds of categories among it, only ``calibrate`` can tell: annotations have none.
 
         Args:
             dataset_dicts: of the training set; annotations of one implant share ``implant_id``.
