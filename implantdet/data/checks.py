@@ -32,6 +32,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+def _are_numbers(values: list[Any]) -> bool:
+    """As ``is_number`` of all, at once: masks have many of them."""
+    if not set(map(type, values)) <= {int, float}:  # numbers of NumPy among them, or none
+        return all(map(is_number, values))
+    try:
+        return bool(np.isfinite(np.array(values, np.float64)).all())
+    except OverflowError:
+        return False
+
+
 def image_fault(image: dict[str, Any]) -> str | None:
     """Why an image record breaks the format: size, or an optional field of the wrong kind."""
     for key in ("width", "height"):
@@ -123,9 +133,10 @@ def segmentation_fault(segmentation: object, frame: tuple[int, int], overhang: f
     if not isinstance(segmentation, list) or not segmentation:
         return f"'segmentation' must be polygons or a run-length code; found {shortened(segmentation)}"
     for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(is_number, polygon)):
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not _are_numbers(polygon):
             return f"a polygon must be 3 or more pairs of finite numbers; found {shortened(polygon)}"
-        low, high = np.reshape(polygon, (-1, 2)).min(0), np.reshape(polygon, (-1, 2)).max(0)
+        points = np.reshape(polygon, (-1, 2))
+        low, high = points.min(0), points.max(0)
         if (low < -overhang).any() or (high > np.add(frame, overhang)).any():
             return f"polygon outside the frame of {width}×{height}: from {low.tolist()} to {high.tolist()}"
         if (high <= low).any():

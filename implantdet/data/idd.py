@@ -17,6 +17,8 @@ from implantdet.data.problems import DataError, Problem
 
 ANNOTATIONS, IMAGES, FOLDS = "annotations.json", "images", "folds.json"
 NUM_FOLDS = 4
+# Path, time and size of the files whose records this process has checked: a training reads its dataset many times.
+_CHECKED: set[tuple[str, int, int]] = set()
 HOW_TO_GET = (
     "Make it from your radiographs with `implantdet import SRC --out DIR` and `implantdet folds DIR`, or from "
     "synthetic ones with `implantdet phantom --preset idd --out DIR`; datasets/README.md tells more."
@@ -72,8 +74,11 @@ def load_idd(root: str | Path) -> dict[str, Any]:
         DataError: a file is missing, or a record breaks the format; the message lists the records.
     """
     path = require_file(root, ANNOTATIONS)
-    content = read_json(path)
-    problems = [Problem(ANNOTATIONS, record, reason) for record, reason in faults(content)]
+    stat = path.stat()
+    stamp = (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
+    content: dict[str, Any] = read_json(path)
+    is_known = stamp in _CHECKED
+    problems = [] if is_known else [Problem(ANNOTATIONS, record, reason) for record, reason in faults(content)]
     if not problems:
         folder = path.parent / IMAGES
         missing = [image["file_name"] for image in content["images"] if not (folder / image["file_name"]).is_file()]
@@ -82,6 +87,7 @@ def load_idd(root: str | Path) -> dict[str, Any]:
             problems = [Problem(ANNOTATIONS, "", "'images' is empty; expected one or more")]
     if problems:
         raise DataError(f"{path}: {len(problems)} problem(s)", problems)
+    _CHECKED.add(stamp)
     return content
 
 

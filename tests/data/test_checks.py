@@ -62,6 +62,10 @@ def test_boxes_that_are_none(bbox, reason):
 @pytest.mark.parametrize(
     ("mask", "reason"),
     [
+        *(
+            ([[1, 1, 9, 1, 9, value]], "a polygon must be 3 or more pairs of finite numbers")
+            for value in (True, "9", None, math.nan, math.inf, 10**400)
+        ),
         ([], "polygons or a run-length code"),
         ("text", "polygons or a run-length code"),
         ([[1, 1, 5, 1]], "3 or more pairs"),

@@ -3,7 +3,8 @@ import json
 import pytest
 from foreign import coco_content, edit_json, write_image
 
-from implantdet.data.idd import load_folds, load_idd, save_idd, write_json
+from implantdet.data import idd
+from implantdet.data.idd import ANNOTATIONS, load_folds, load_idd, save_idd, write_json
 from implantdet.data.problems import DataError, Problem
 
 
@@ -87,6 +88,18 @@ def test_nothing_is_saved_if_a_record_is_broken(root):
     with pytest.raises(DataError, match="without area"):
         save_idd(root, content)
     assert (root / "annotations.json").read_bytes() == before
+
+
+def test_a_file_is_checked_once_and_again_when_it_has_changed(root, monkeypatch):
+    path = root / ANNOTATIONS
+    content = load_idd(root)
+    with monkeypatch.context() as patched:
+        patched.setattr(idd, "faults", lambda content: 1 / 0)
+        assert load_idd(root) == content
+    content["annotations"][0]["bbox"] = [0, 0, -1, 5]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match="box without area"):
+        load_idd(root)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
