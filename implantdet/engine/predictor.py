@@ -19,7 +19,7 @@ from implantdet.data.problems import DataError
 from implantdet.engine.checkpoint import Checkpointer
 from implantdet.engine.merging import merge
 from implantdet.engine.second_stage import ASSEMBLER
-from implantdet.engine.setup import CONFIG
+from implantdet.engine.setup import CONFIG, leave_out_tracing_advice
 from implantdet.engine.trainer import Trainer
 from implantdet.structures import Assembly, Scale
 
@@ -70,6 +70,7 @@ class ImplantPredictor:
                 f"{state}: for a detector of {len(classes)} classes, but {config} has "
                 f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; expected the assembler of this training"
             )
+        leave_out_tracing_advice()
         cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._assembler = PartAssembler(cfg, classes).load(state)
         model = Trainer.build_model(cfg)

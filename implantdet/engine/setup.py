@@ -50,6 +50,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ValueError: as ``merge``, the checks below, and ``complete_from_data``.
     """
     warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")  # Detectron2's anchors: nothing to do
+    leave_out_tracing_advice()
     cfg = get_cfg()
     add_implantdet_config(cfg)
     merge(cfg, args.config_file, args.opts)
@@ -90,6 +91,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not needs_no_labels(cfg):  # else they are left out of the training
         warn_of_trained_images(cfg)
     return cfg
+
+
+def leave_out_tracing_advice() -> None:
+    """PyTorch logs how to trace models wherever Detectron2's pooler asks whether it is traced: nothing to do."""
+    logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_no_tracing_advice)
+
+
+def _is_no_tracing_advice(record: logging.LogRecord) -> bool:
+    return "is_fx_tracing" not in record.getMessage()
 
 
 def check_device(cfg: CfgNode) -> None:
