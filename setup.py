@@ -45,6 +45,11 @@ setup(
     ],
     extras_require={
         "dicom": ["python-gdcm"],  # decodes JPEG Lossless
-        "test": ["pytest", "hypothesis", "transformers"],  # ViTMAE is the reference of masked image modelling
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "transformers",
+        ],  # ViTMAE is the reference of masked image modelling
     },
 )

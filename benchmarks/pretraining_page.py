@@ -261,7 +261,7 @@ def curves_section() -> list[str]:
         "## The course of the pre-trainings, and their targets",
         f"The pre-trainings on `{result['runs'][0]['dataset']}` of seeds {seeds}, a line each. The collapse guard "
         f"compares the target across images, position by position: {spread_told(result['runs'])}. It stops a run of "
-        "which a tenth is left (`MODEL.MIM.GUARD_FRACTION`).",
+        "which a fifth is left (`MODEL.MIM.GUARD_FRACTION`).",
         "![Losses, and spread of the target](results/mim_curves.png)",
         source(result, "mim_curves"),
     ]

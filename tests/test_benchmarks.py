@@ -77,6 +77,11 @@ def test_how_often_a_training_is_saved_makes_no_other_training(benchmark):
     config = "configs/pretrain_mde_tiny.yaml"
     assert fingerprint(config, ("SOLVER.CHECKPOINT_EPOCHS", 3.0)) == fingerprint(config)
     assert fingerprint(config, ("SOLVER.EVAL_EPOCHS", 3.0)) != fingerprint(config)
+    # The distance counts for the method alone that reads it.
+    other = ("ASSEMBLY.MERGE_DISTANCE", 2.0)
+    assert fingerprint(config, other) == fingerprint(config)
+    paper = ("ASSEMBLY.METHOD", "kmeans_paper")
+    assert fingerprint(config, (*paper, *other)) != fingerprint(config, paper)
 
 
 def test_recorded_runs_are_taken_where_nothing_differs(benchmark, tmp_path, monkeypatch):

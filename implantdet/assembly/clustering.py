@@ -78,7 +78,11 @@ def _members(parts: Parts, thirds: Indices, labels: Indices) -> Indices:
     members[labels[order], parts.slots[thirds[order]]] = thirds[order]
     wholes = np.flatnonzero(parts.slots == WHOLE)
     boxes = np.array([union(parts.boxes[row[row >= 0]]) for row in members]).reshape(-1, 4)
-    share = intersection_area(boxes[:, None], parts.boxes[wholes]) / np.prod(sizes(boxes), axis=1)[:, None]
+    # Of the thirds, not of the box round them, which one on the wrong side makes large.
+    inside = intersection_area(parts.boxes[:, None], parts.boxes[wholes])
+    area = np.prod(sizes(parts.boxes), axis=1)
+    of_row = [row[row >= 0] for row in members]
+    share = np.array([inside[row].sum(axis=0) / area[row].sum() for row in of_row]).reshape(len(members), len(wholes))
     overlap = np.where(share >= INSIDE, iou(boxes[:, None], parts.boxes[wholes]), 0)
     rows, mine = linear_sum_assignment(-overlap)
     rows, mine = rows[overlap[rows, mine] > 0], mine[overlap[rows, mine] > 0]

@@ -19,6 +19,7 @@ from implantdet.taxonomy import SYSTEM
 
 logger = logging.getLogger(__name__)
 
+_TOLD: set[str] = set()  # folders that were warned of: a training reads its dataset many times
 SYSTEMS = "_systems"  # behind the names of datasets of whole implants alone
 _IMAGE_KEYS = ("patient_id", "source_id", "modality", "mm_per_pixel", "mm_per_pixel_matrix")
 _ANNOTATION_KEYS = ("segmentation", "implant_id", "product_line", "axis", "visible_fraction")
@@ -84,10 +85,12 @@ def _load(root: str, part: str, systems_only: bool, name: str) -> list[dict[str,
     folds = load_folds(root, content)
     wanted = image_ids(folds, part)
     in_folds = {*folds["test"], *itertools.chain.from_iterable(folds["folds"])}
-    if left := sum(image["id"] not in in_folds for image in content["images"]):
+    left = sum(image["id"] not in in_folds for image in content["images"])
+    if left and root not in _TOLD:
+        _TOLD.add(root)
         logger.warning(
-            "%s: %d image(s) of %s are in no part: they are neither trained nor tested on. If they came later, remove "
-            "the file and run `implantdet folds`, which splits all anew.",
+            "%s: %d image(s) of %s are in no part, and so in none of its datasets. If they came later, remove the file "
+            "and run `implantdet folds`, which splits all anew; what was trained before has then seen other images.",
             *(Path(root) / FOLDS, left, ANNOTATIONS),
         )
     categories = [c for c in content["categories"] if not systems_only or c.get("supercategory") == SYSTEM]

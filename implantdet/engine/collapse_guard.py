@@ -105,15 +105,15 @@ class CollapseGuard(HookBase):
     def before_train(self) -> None:
         """Measure the start, unless it is known from the training that is resumed, of as many images."""
         self._images = self._load_images()
-        if self._start is not None and self._num_images != len(self._images):
+        if self._start is not None and self._num_images not in (0, len(self._images)):  # 0: nobody knows
             logger.warning(
                 "MODEL.MIM.GUARD_IMAGES: the spread before the training was that of %d images, now there are %d, whose "
                 "effective rank is another: the target is compared with what it is now.",
                 *(self._num_images, len(self._images)),
             )
             self._start = None
+        self._num_images = len(self._images)
         if self._start is None:
-            self._num_images = len(self._images)
             self._start = self.measure()
             logger.info("The target before training: %s", self._start)
 
@@ -159,4 +159,4 @@ class CollapseGuard(HookBase):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self._start, self._num_images = TargetSpread(*state_dict["start"]), state_dict["num_images"]
+        self._start, self._num_images = TargetSpread(*state_dict["start"]), state_dict.get("num_images", 0)

@@ -46,22 +46,27 @@ class SecondStage(HookBase):
         self._model = model
         self._found = {} if found is None else found  # still empty
         self._assembler: PartAssembler | None = None
+        self._path = Path(cfg.OUTPUT_DIR) / ASSEMBLER
 
     def before_train(self) -> None:
         """Fit; it takes seconds, and what the data lacks shows before hours of training."""
         self._assembler = fit_assembler(self._cfg)
 
+    def after_step(self) -> None:
+        """Remove what an earlier training left: it does not fit the weights that the last step has just saved.
+
+        Where no step is left, as in a finished training that is calibrated anew, it stays until it is replaced.
+        """
+        if self.trainer.iter + 1 == self.trainer.max_iter and comm.is_main_process():
+            self._path.unlink(missing_ok=True)
+
     def after_train(self) -> None:
         """Calibrate, save and report, unless the training was interrupted."""
         if self.trainer.iter < self.trainer.max_iter:
             return
-        path = Path(self._cfg.OUTPUT_DIR) / ASSEMBLER
-        # One that an earlier training left does not fit these weights; one of the same weights stays until it is
-        # replaced by another calibration.
-        is_of_others = self._assembler is None or self.trainer.start_iter < self.trainer.max_iter
-        if is_of_others and comm.is_main_process():
-            path.unlink(missing_ok=True)
         if self._assembler is None:
+            if comm.is_main_process():
+                self._path.unlink(missing_ok=True)
             return
         cfg = self._cfg
         records, predictions = [], []
@@ -74,8 +79,8 @@ class SecondStage(HookBase):
             predictions += [collector.instances[record["image_id"]] for record in DatasetCatalog.get(name)]
         self._assembler.calibrate(records, predictions)  # in every process, with the same predictions
         if comm.is_main_process():
-            self._assembler.save(path)
-            logger.info("Saved the assembler, calibrated on %s: %s", ", ".join(cfg.DATASETS.TEST), path)
+            self._assembler.save(self._path)
+            logger.info("Saved the assembler, calibrated on %s: %s", ", ".join(cfg.DATASETS.TEST), self._path)
         self._report()
 
     def _report(self) -> None:

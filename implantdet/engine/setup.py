@@ -88,6 +88,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if kept is not None:
         record.write_bytes(kept)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="implantdet")
+    warn_of_contrasts(cfg)
     if not needs_no_labels(cfg):  # else they are left out of the training
         warn_of_trained_images(cfg)
     return cfg
@@ -159,8 +160,7 @@ def check_pixels(cfg: CfgNode) -> None:
     """See to it that images can be normalised.
 
     Raises:
-        ValueError: mean and standard deviation are of unequally many channels, or a deviation is not above 0. Where
-            weights of timm are used to others, that is a warning.
+        ValueError: mean and standard deviation are of unequally many channels, or a deviation is not above 0.
     """
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in (*mean, *std))
@@ -169,8 +169,15 @@ def check_pixels(cfg: CfgNode) -> None:
             f"found MODEL.PIXEL_MEAN {list(mean)} and MODEL.PIXEL_STD {list(std)}; expected as many numbers in both, 1 "
             "(grey) or 3, and deviations above 0"
         )
-    name = cfg.MODEL.WEIGHTS.removeprefix(TIMM_SCHEME)
-    told = timm.models.get_pretrained_cfg(name) if name != cfg.MODEL.WEIGHTS else None
+
+
+def warn_of_contrasts(cfg: CfgNode) -> None:
+    """Warn where weights of timm would see images of another mean or deviation than they were trained on."""
+    mean, std, name = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.MODEL.WEIGHTS.removeprefix(TIMM_SCHEME)
+    try:
+        told = timm.models.get_pretrained_cfg(name) if name != cfg.MODEL.WEIGHTS else None
+    except RuntimeError:  # no such weights: told where they are read
+        return
     if told is None:
         return
     wanted = [255 * float(np.mean(values)) for values in (told.mean, told.std)]

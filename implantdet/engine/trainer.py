@@ -117,8 +117,8 @@ class Trainer(DefaultTrainer):
     def _leave_behind(self, last_checkpoint: Path) -> None:
         if last_checkpoint.is_file():
             logging.getLogger(__name__).warning(
-                "OUTPUT_DIR '%s' has a training that came to %s. This one starts anew and takes its place; to go on "
-                "with that, stop now, write that name into the file last_checkpoint there, and give --resume.",
+                "OUTPUT_DIR '%s' has a training that came to %s. This one starts anew and takes its place: its files "
+                "are written over. --resume would have gone on with it; another OUTPUT_DIR keeps it.",
                 *(self.cfg.OUTPUT_DIR, last_checkpoint.read_text(encoding="utf-8").strip()),
             )
             last_checkpoint.unlink()

@@ -28,7 +28,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads, StandardROIHeads
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
-from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 
 from implantdet.modeling.multi_label import CategoryTable, multi_label_targets
@@ -61,8 +61,9 @@ class _PartLabels(ROIHeads):
         self.append_distinct_gt = proposal_append_gt
         self.uniter = uniter
         self._category_table: CategoryTable | None = None
-        predictors = [module for module in self.modules() if isinstance(module, PartPredictor)]
-        self.multi_label = any(predictor.multi_label for predictor in predictors)
+        predictors = [module for module in self.modules() if isinstance(module, FastRCNNOutputLayers)]
+        # A predictor of another project may read the labels.
+        self.multi_label = any(getattr(predictor, "multi_label", True) for predictor in predictors)
         if uniter is not None:  # it sees what the predictors' own NMS would drop
             for predictor in predictors:
                 # No limit but the proposals' number: the copies of what is found well would push out what is not.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def predict_radiographs(
     names = _names(images, out, resume)
     settings = {
         "model": str(run_dir),
-        "model_time": _time_of(Path(run_dir)),
+        "model_digest": _digest_of(Path(run_dir)),
         "lines": lines and str(lines),
         "min_score": min_score,
         "mm_per_pixel": mm_per_pixel,
@@ -120,14 +120,10 @@ def predict_radiographs(
     return len(written)
 
 
-def _time_of(run_dir: Path) -> str | None:
-    """When the newest of the files that predict was written; None if there is none."""
-    paths = [path for path in (run_dir / "model_final.pth", run_dir / ASSEMBLER) if path.is_file()]
-    if not paths:
-        return None
-    return datetime.fromtimestamp(max(path.stat().st_mtime for path in paths), timezone.utc).isoformat(
-        timespec="seconds"
-    )
+def _digest_of(run_dir: Path) -> str | None:
+    """What tells a calibrated training from others in the same folder; None if there is none."""
+    path = run_dir / ASSEMBLER
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
 
 
 def _written(path: Path, settings: dict[str, Any], names: Mapping[str, Path]) -> list[dict[str, Any]]:

@@ -68,6 +68,8 @@ def test_a_cluster_takes_no_whole_implant_of_its_neighbour():
     """The first one's own was not detected, and its thirds touch that of the second."""
     layout = parts([*column(0), *column(60), [25, 0, 93, 90]], [0, 1, 2, 0, 1, 2, 3])
     assert groups(k_means(layout)) == [[0, 1, 2], [3, 4, 5, 6]]
+    stray = parts([*column(0)[:2], [0, 400, 30, 430], [0, 0, 30, 90]], [0, 1, 2, 3])  # a false third far below
+    assert groups(k_means(stray)) == [[0, 1, 2, 3]]
     first_alone = parts([*column(0), [25, 0, 93, 90]], [0, 1, 2, 3])
     assert groups(k_means(first_alone)) == [[0, 1, 2], [3]]
 

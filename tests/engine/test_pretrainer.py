@@ -221,7 +221,16 @@ def test_a_collapse_ends_the_training_before_anything_is_saved(mim_cfg):
     """Embeddings that are the encoder's own shrink with its weights, which decay by half in every step."""
     cfg = mim_cfg(
         *("MODEL.MIM.TARGET", "patch_embed", "MODEL.MIM.NORM_TARGET", "False", "MODEL.MIM.GUARD_PERIOD", "1"),
-        *("SOLVER.BASE_LR", "0.005", "SOLVER.WEIGHT_DECAY", "100.0", "SOLVER.WARMUP_EPOCHS", "0.0"),
+        *(
+            "MODEL.MIM.GUARD_FRACTION",
+            "0.05",
+            "SOLVER.BASE_LR",
+            "0.005",
+            "SOLVER.WEIGHT_DECAY",
+            "100.0",
+            "SOLVER.WARMUP_EPOCHS",
+            "0.0",
+        ),
         *("SOLVER.MAX_EPOCHS", "20.0", "SOLVER.CHECKPOINT_EPOCHS", "20.0", "SOLVER.EVAL_EPOCHS", "20.0"),
     )
     with pytest.raises(TargetCollapseError, match=r"the target collapsed: after \d+ iterations its std"):

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from implantdet.config import add_implantdet_config
 from implantdet.data.problems import DataError
 from implantdet.data.unlabelled import unlabelled_dicts
-from implantdet.engine.setup import check_levels, check_pixels, setup
+from implantdet.engine.setup import check_levels, setup, warn_of_contrasts
 
 
 def arguments(root, output_dir, *opts, eval_only=False):
@@ -251,12 +251,13 @@ def test_pixels_that_cannot_be_normalised_are_an_error(idd_root, tmp_path, mean,
         ("vit_base_patch16_224", 114.5, 57.6, True),  # its first tag is of the same kind
         ("vit_base_patch16_224.mae", 114.5, 57.6, False),
         ("vit_base_patch16_224.mae", 114.5, 127.5, True),
+        ("vit_base_patch16_224.of_nobody", 114.5, 57.6, False),  # told where it is read
     ],
 )
 def test_weights_of_other_contrasts_are_a_warning(caplog, name, mean, std, is_warned):
     cfg = get_cfg()
     cfg.MODEL.WEIGHTS, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = f"timm://{name}", [mean], [std]
-    check_pixels(cfg)
+    warn_of_contrasts(cfg)
     assert ("they see other contrasts" in caplog.text) == is_warned
 
 
@@ -266,7 +267,7 @@ def test_supervised_configs_normalise_as_their_weights_do(caplog, path):
     add_implantdet_config(cfg)
     cfg.merge_from_file(str(path))
     assert cfg.MODEL.WEIGHTS.startswith("timm://")
-    check_pixels(cfg)
+    warn_of_contrasts(cfg)
     assert not caplog.records
 
 
