@@ -198,6 +198,10 @@ class PartAssembler(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         learned = calibrating.learn_from(zip(groups, sizes, assembled, known, strict=True))
         self.state_ = replace(
             self.state_,
+            regressions={
+                key: replace(regression, std=regression.std * learned.straying)
+                for key, regression in self.state_.regressions.items()
+            },
             whole_weights=learned.whole_weights,
             score_coefficients=learned.score_coefficients,
             calibration=calibrate(

@@ -10,7 +10,7 @@ import torch
 from detectron2.structures import Instances
 from torchvision.ops import nms
 
-from implantdet.assembly.calibrating import MATCH_IOU, match
+from implantdet.assembly.calibrating import MATCH_IOU, TWO_SIDED_95, match
 from implantdet.assembly.gather import Meaning, usable
 from implantdet.evaluation.coco_metrics import coco_metrics
 from implantdet.evaluation.detection_calibration import detection_calibration
@@ -18,7 +18,6 @@ from implantdet.evaluation.implant_matching import CONFIDENT, ImageOutcome
 from implantdet.structures import Assembly, Box
 from implantdet.taxonomy import SYSTEM, THIRDS
 
-TWO_SIDED_95 = 1.96  # standard deviations of a normal distribution
 ANY = ""  # the one class of class-agnostic metrics, which no system can be called
 
 

@@ -242,6 +242,50 @@ def test_worth_of_parts_is_the_log_odds_of_being_right():
     assert np.array_equal(coefficients[[0, 2, 3]], default[[0, 2, 3]])  # nothing was seen of these
 
 
+@pytest.mark.parametrize(("number", "times", "expected"), [(500, 3.0, 3.0), (500, 0.5, 0.5), (9, 3.0, 1.0)])
+def test_inferred_thirds_that_stray_further_have_larger_deviations(number, times, expected):
+    """Of normal errors the quantile and the deviation tell the same; nine thirds tell nothing."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for error in rng.normal(0, times * 2.0, (number, 4)):
+        inferred = Part("middle", tuple(np.add(BOX, error)), 0.0, box_std=(2.0,) * 4)
+        implant = Implant((inferred,), None, BOX, 0.9)
+        pairs.append((implant, KnownImplant({"middle": BOX, "system": BOX})))
+    assert calibrating.straying(pairs) == pytest.approx(expected, rel=0.05)
+    nobody = KnownImplant({"system": BOX})  # the third is not annotated
+    assert calibrating.straying([(implant, nobody) for implant, _ in pairs]) == 1
+
+
+def test_calibration_widens_the_deviations_of_what_it_infers():
+    """Thirds that are there lie 5 pixels off, all to one side: those that are inferred from them are off as far."""
+    records = scenes(40, seed=8)
+
+    def predict(record, shift):
+        missed = {a["implant_id"]: ("coronal", "middle", "apical")[k % 3] for k, a in enumerate(record["annotations"])}
+        found = detections(
+            record, lambda a: is_part(a) and not CLASSES[a["category_id"]].startswith(missed[a["implant_id"]])
+        )
+        found.pred_boxes.tensor += shift
+        return found
+
+    deviations = {}
+    for shift in (0.0, 5.0):
+        assembler = type(fitted())(CLASSES).fit(scenes(60, seed=1))
+        assembler.calibrate(records, [predict(record, shift) for record in records])
+        implants = assembler.assemble(predict(records[0], shift))
+        deviations[shift] = np.mean([part.box_std for i in implants for part in i.parts if part.inferred])
+        within = []
+        for record in scenes(20, seed=9):
+            images = known([record])[0]
+            found = assembler.assemble(predict(record, shift))
+            for i, j in calibrating.match_in_order([f.box for f in found], [k.box for k in images], 0.1):
+                for part in (part for part in found[i].parts if part.inferred):
+                    error = np.abs(np.subtract(part.box, images[j].boxes[part.third]))
+                    within += (error <= 1.96 * np.array(part.box_std)).tolist()
+        assert 0.88 <= np.mean(within) <= 0.99
+    assert deviations[5.0] > 1.5 * deviations[0.0]
+
+
 def test_implant_scores():
     parts = [Part("coronal", BOX, 0.9), Part("middle", BOX, 0.6), Part("apical", BOX, 0.0, box_std=(1.0,) * 4)]
     assert calibrating.mean_score(parts, Part("system", BOX, 0.3), 4) == pytest.approx(0.45)
